@@ -1,8 +1,8 @@
 """One output, two forms: a live widget, and the same said in HTML and text where nothing is live.
 
 A front end takes the richest type it knows. JupyterLab ranks a widget above HTML while the notebook is
-trusted, and takes the HTML otherwise. The rendered book has no kernel, so its settings leave the widget type out
-and the HTML is shown.
+trusted, and takes the HTML otherwise. The rendered book has no kernel, so its settings leave the widget type
+out and the HTML is shown.
 """
 
 from __future__ import annotations
