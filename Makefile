@@ -1,0 +1,29 @@
+# Each target is one line that a person could type.
+.PHONY: lab test lint notebooks book bench binder-check lock clean
+
+lab:  ## set up, then open JupyterLab on the welcome notebook; LAB_ARGS="--no-browser --port 8890"
+	python3 bootstrap.py && .venv/bin/cnlab lab $(LAB_ARGS)
+
+test:  ## all that CI runs; TEST_ARGS="-k cgroup -x"
+	python3 bootstrap.py --tests && $(MAKE) lint && .venv/bin/pytest $(TEST_ARGS)
+
+lint:  ## style, types, spelling
+	.venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy && .venv/bin/codespell
+
+notebooks:  ## run every notebook as an unprivileged student would
+	python3 bootstrap.py --tests && .venv/bin/pytest tests/notebooks
+
+book:  ## run the notebooks and render the book into build/book
+	python3 bootstrap.py && .venv/bin/sphinx-build -W --keep-going -b html notebooks build/book
+
+bench:  ## print the figures the course promises, as ratios measured in one run
+	python3 bootstrap.py && .venv/bin/python -m bench
+
+binder-check:  ## build Binder's image here and run the notebooks and labs in it; slow, needs root
+	python3 bootstrap.py && .venv/bin/python tests/binder/check.py
+
+lock:  ## resolve pyproject.toml's dependencies anew
+	python3 bootstrap.py --lock && python3 bootstrap.py
+
+clean:  ## remove everything that was generated, the environment too
+	rm -rf .venv build node_modules tests/browser/node_modules && find . -name __pycache__ -prune -exec rm -rf {} +
