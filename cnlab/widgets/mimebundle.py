@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ipywidgets import DOMWidget
-    from matplotlib.figure import Figure
+
+    from cnlab.widgets.picture import Picture
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -39,9 +39,7 @@ def prose_to_text(prose: str) -> str:
     return prose.replace("`", "")
 
 
-def figure_to_html(figure: Figure, *, alt: str, dpi: int = 110) -> str:
-    """Return `figure` as an ``<img>`` that carries its picture and its alternative text in itself."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=dpi)
-    data = base64.b64encode(png.getvalue()).decode()
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" style="max-width: 100%">'
+def picture_to_html(picture: Picture) -> str:
+    """Return `picture` as an ``<img>`` that carries the PNG and the alternative text in itself."""
+    source = "data:image/png;base64," + base64.b64encode(picture.png()).decode()
+    return f'<img alt="{html.escape(picture.alt)}" src="{source}" width="{picture.width_px}">'
