@@ -4,11 +4,11 @@
     python3 bootstrap.py --tests    also what `make test` needs
     python3 bootstrap.py --lock     write requirements.lock and the two environment.yml anew
 
-Needs nothing but a Python's standard library. Each step leaves a stamp with the hash of what it was made from in
-`.venv/var/stamps`: a step that is done costs nothing the second time, one that was interrupted is done again, and
-one whose inputs changed (a `git pull`) is brought up to date.
+Needs nothing but a Python's standard library. Each step leaves a stamp in `.venv/var/stamps` with the hash of
+what it was made from: a step that is done costs nothing the second time, one that was interrupted is done
+again, and one whose inputs changed (a `git pull`) is brought up to date.
 
-With root, or sudo that asks no password, the packages of binder/apt.txt are installed by apt-get. Without, they are
+With root, or sudo that asks no password, apt-get installs the packages of binder/apt.txt. Without, they are
 downloaded and unpacked below `.venv/apt`, where `cnlab.host.find_program` and the private kernel find them:
 nothing is left outside the checkout.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations  # old interpreters must get as far as the me
 
 import argparse
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -26,12 +27,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Iterable, NamedTuple, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin/python"
-MATPLOTLIB_CACHE = VENV / "var/matplotlib"
+PIP = (f"{VENV_PYTHON}", "-m", "pip")
+PIP_INSTALL = (*PIP, "install", "--disable-pip-version-check", "--root-user-action=ignore")
 OLDEST_PYTHON = (3, 11)
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -40,25 +45,17 @@ class SetupError(Exception):
     """A step could not be done; the message says which one, why, and what to do."""
 
 
-# --- steps and stamps -------------------------------------------------------------------------------------------------
-
-
-def fingerprint(*parts: str | Path) -> str:
-    """Return one hash of strings and of files and folders' contents; a missing file counts as empty."""
+def fingerprint(*paths: Path) -> str:
+    """Return one hash of the names and contents of files and of all that is in folders."""
     digest = hashlib.sha256()
-    for part in parts:
-        files = sorted(part.rglob("*")) if isinstance(part, Path) and part.is_dir() else [part]
-        for file in files:
-            if isinstance(file, Path):
-                digest.update(str(file).encode() + b"\0" + (file.read_bytes() if file.is_file() else b""))
-            else:
-                digest.update(file.encode())
-            digest.update(b"\0")
+    for path in paths:
+        for file in [path, *sorted(path.rglob("*"))]:
+            digest.update(f"{file}\0".encode() + (file.read_bytes() if file.is_file() else b"") + b"\0")
     return digest.hexdigest()
 
 
 def once(step: str, key: str, work: Callable[[], None]) -> bool:
-    """Do `work` unless the stamp of `step` says that it was done for the same `key`; say whether it was done now."""
+    """Do `work` unless `step`'s stamp says it was done for the same `key`; return whether it was done now."""
     stamp = VENV / "var/stamps" / step
     if stamp.is_file() and stamp.read_text() == key:
         return False
@@ -81,7 +78,7 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, "PATH": f"{kept.get('PATH', '')}:{SYSTEM_PATH}", "LC_ALL": "C.UTF-8", **changes}
 
 
-def run(command: Sequence[str | Path], what: str, *, cwd: Path = ROOT, **env: str) -> str:
+def run(command: Sequence[str], what: str, *, cwd: Path = ROOT, **env: str) -> str:
     """Run a command to its end, showing its latest line on a terminal, and return its output.
 
     Raises:
@@ -91,7 +88,7 @@ def run(command: Sequence[str | Path], what: str, *, cwd: Path = ROOT, **env: st
     is_terminal = sys.stdout.isatty()
     lines = []
     with subprocess.Popen(
-        [str(word) for word in command],
+        command,
         cwd=cwd,
         env=environment(**env),
         stdin=subprocess.DEVNULL,
@@ -118,9 +115,6 @@ def telling_line(lines: Iterable[str]) -> str:
     return (errors or written or ["it failed and said nothing"])[-1]
 
 
-# --- a Python environment ---------------------------------------------------------------------------------------------
-
-
 class Interpreter(NamedTuple):
     """A Python on this machine."""
 
@@ -132,14 +126,15 @@ class Interpreter(NamedTuple):
 
 def is_public(path: Path) -> bool:
     """Say whether users other than the owner can reach and read this file or folder."""
-    return all(step.stat().st_mode & 0o001 for step in path.resolve().parents) and bool(path.stat().st_mode & 0o004)
+    reachable = all(folder.stat().st_mode & 0o001 for folder in path.resolve().parents)
+    return reachable and bool(path.stat().st_mode & 0o004)
 
 
 def inspect(path: str) -> Interpreter | None:
     """Ask an interpreter about itself; None when it does not run."""
     question = (
-        "import importlib.util as u, json, os, sys; print(json.dumps([os.path.realpath(sys.executable), sys.base_prefix,"
-        "sys.version_info[:2], u.find_spec('ensurepip') is not None]))"
+        "import importlib.util, json, os, sys; print(json.dumps([os.path.realpath(sys.executable),"
+        "sys.base_prefix, sys.version_info[:2], importlib.util.find_spec('ensurepip') is not None]))"
     )
     try:
         answer = subprocess.run(
@@ -183,7 +178,7 @@ def find_interpreter() -> Interpreter:
 
 
 def is_usable_environment() -> bool:
-    """Say whether `.venv` runs still (a system upgrade may take its Python away) and is made of $PYTHON, if given."""
+    """Say whether `.venv` still runs (an upgrade may take its Python away) and is of $PYTHON, if given."""
     asked = shutil.which(os.environ.get("PYTHON", ""))
     return os.access(VENV_PYTHON, os.X_OK) and (not asked or VENV_PYTHON.resolve() == Path(asked).resolve())
 
@@ -196,31 +191,29 @@ def make_environment() -> None:
         apt_install([f"python{python.version[0]}.{python.version[1]}-venv"])
         python = python._replace(has_ensurepip=True)
     bare = [] if python.has_ensurepip else ["--without-pip"]
-    run([python.path, "-m", "venv", "--clear", *bare, VENV], "cannot make .venv")
+    run([python.path, "-m", "venv", "--clear", *bare, f"{VENV}"], "cannot make .venv")
     if bare:
         unpack_privately(["python3-pip-whl"])
         wheel = next((VENV / "apt/usr/share/python-wheels").glob("pip-*.whl"))
-        run([VENV_PYTHON, wheel / "pip", "install", "--no-index", wheel], "cannot install pip into .venv")
+        run(
+            [f"{VENV_PYTHON}", f"{wheel}/pip", "install", "--no-index", f"{wheel}"],
+            "cannot install pip into .venv",
+        )
 
 
 def install_python_packages() -> None:
     """Install the pinned packages and the course's own, which stays editable, into `.venv`."""
-    count = len(locked())
-    say(f"installing {count} Python packages (a minute or two the first time)")
-    pip = [VENV_PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--root-user-action=ignore"]
-    what = "cannot install the Python packages (is this machine online? what was fetched is kept: just run it again)"
-    run([*pip, "-r", ROOT / "requirements.lock"], what)
-    run([*pip, "--no-deps", "--no-build-isolation", "--editable", ROOT], "cannot install cnlab itself")
+    say(f"installing {len(locked())} Python packages (a minute or two the first time)")
+    what = "cannot install the Python packages (is this machine online? run it again to go on)"
+    run([*PIP_INSTALL, "-r", f"{ROOT}/requirements.lock"], what)
+    run([*PIP_INSTALL, "--no-deps", "--no-build-isolation", "-e", f"{ROOT}"], "cannot install cnlab itself")
 
 
 def warm_up() -> None:
-    """Compile our modules and build matplotlib's font list: a private kernel has no time to do it at each start."""
-    run([VENV_PYTHON, "-m", "compileall", "-q", ROOT / "cnlab"], "cannot compile cnlab")
-    find_fonts = [VENV_PYTHON, "-c", "import matplotlib.font_manager"]
-    run(find_fonts, "cannot build matplotlib's font list", MPLCONFIGDIR=str(MATPLOTLIB_CACHE), MPLBACKEND="agg")
-
-
-# --- system programs --------------------------------------------------------------------------------------------------
+    """Compile our modules and list matplotlib's fonts: a private kernel would do both at every start."""
+    run([f"{VENV_PYTHON}", "-m", "compileall", "-q", f"{ROOT}/cnlab"], "cannot compile cnlab")
+    list_fonts = [f"{VENV_PYTHON}", "-c", "import matplotlib.font_manager"]
+    run(list_fonts, "cannot list matplotlib's fonts", MPLCONFIGDIR=f"{VENV}/var/matplotlib", MPLBACKEND="agg")
 
 
 def package_names(text: str) -> list[str]:
@@ -229,7 +222,7 @@ def package_names(text: str) -> list[str]:
 
 
 def missing(names: Sequence[str], installed: Iterable[str], programs: Iterable[str] = ()) -> list[str]:
-    """Return the packages to install: those neither installed nor there as a program of that name by other means."""
+    """Return the packages to install: neither installed nor there already as a program of that name."""
     there = {*installed, *programs}
     return [name for name in names if name not in there]
 
@@ -237,7 +230,7 @@ def missing(names: Sequence[str], installed: Iterable[str], programs: Iterable[s
 def to_unpack(simulation: str) -> list[str]:
     """Return the packages that `apt-get --simulate install` would install, dependencies first.
 
-    Its lines read `Inst iproute2 (6.1.0-3 Debian:12/stable [amd64])`, with the old version in brackets on an upgrade.
+    Its lines read `Inst iproute2 (6.1.0-3 Debian:12/stable [amd64])`; an upgrade has the old version first.
     """
     return re.findall(r"^Inst (\S+)", simulation, flags=re.MULTILINE)
 
@@ -300,7 +293,7 @@ def download(apt: Sequence[str], names: Sequence[str], folder: Path) -> list[Pat
 
 
 def unpack(deb: Path, root: Path) -> None:
-    """Unpack one package below `root`, whose /bin, /sbin and /lib are links into /usr, as on a present-day Debian.
+    """Unpack one package below `root`, whose /bin, /sbin and /lib are links into /usr as on today's Debian.
 
     `dpkg -x` would put a folder in place of the link; tar can be told not to.
     """
@@ -308,8 +301,8 @@ def unpack(deb: Path, root: Path) -> None:
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (root / name).is_symlink():
             (root / name).symlink_to(f"usr/{name}")
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as archive:
-        tar = ["tar", "-x", "-C", root, "--keep-directory-symlink", "--no-same-owner"]
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", f"{deb}"], stdout=subprocess.PIPE) as archive:
+        tar = ["tar", "-x", "-C", f"{root}", "--keep-directory-symlink", "--no-same-owner"]
         unpacked = subprocess.run(tar, stdin=archive.stdout, capture_output=True, text=True)
     if archive.returncode or unpacked.returncode:
         raise SetupError(f"cannot unpack {deb.name}: {telling_line(unpacked.stderr.splitlines())}")
@@ -327,9 +320,6 @@ def install_programs(names: Sequence[str]) -> None:
         unpack_privately(wanted)
 
 
-# --- the lock ---------------------------------------------------------------------------------------------------------
-
-
 def locked() -> list[str]:
     """Return the lines `name==version` of requirements.lock."""
     return package_names((ROOT / "requirements.lock").read_text())
@@ -339,17 +329,21 @@ def write_lock() -> None:
     """Resolve pyproject.toml's dependencies to today's versions and write every file that lists them."""
     say("resolving the newest versions that fit together")
     report = VENV / "var/resolved.json"
-    pip = [VENV_PYTHON, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--report", report]
-    run([*pip, f"{ROOT}[test,lint,book]", "hatchling"], "cannot resolve the dependencies")
+    wanted = [f"{ROOT}[test,lint,book]", "hatchling"]
+    resolve = [*PIP_INSTALL, "--dry-run", "--ignore-installed", "--report", f"{report}", *wanted]
+    run(resolve, "cannot resolve the dependencies")
     packages = [one["metadata"] for one in json.loads(report.read_text())["install"]]
-    pins = sorted((f"{one['name']}=={one['version']}" for one in packages if one["name"] != "cnlab"), key=str.lower)
-    (ROOT / "requirements.lock").write_text("# written by `make lock` from pyproject.toml\n" + "\n".join(pins) + "\n")
+    pins = sorted((f"{one['name']}=={one['version']}" for one in packages), key=str.lower)
+    pins = [pin for pin in pins if not pin.startswith("cnlab==")]
+    (ROOT / "requirements.lock").write_text(
+        "\n".join(["# written by `make lock` from pyproject.toml", *pins, ""])
+    )
     for path in (ROOT / "environment.yml", ROOT / "binder/environment.yml"):
         path.write_text(conda_environment(pins))
 
 
 def conda_environment(pins: Sequence[str]) -> str:
-    """Return environment.yml: the same pins for conda users and for Binder, whose repo2docker reads binder/ only."""
+    """Return environment.yml: the same pins for conda users and for Binder, which reads binder/ only."""
     head = """\
 # written by `make lock`; binder/environment.yml is the same file
 name: cnlab
@@ -363,20 +357,17 @@ dependencies:
     return head + "".join(f"      - {pin}\n" for pin in pins)
 
 
-# --- all of it --------------------------------------------------------------------------------------------------------
-
-
 def set_up(*, tests: bool) -> None:
     """Bring `.venv` and the system programs up to date with the files that name them."""
     if not is_usable_environment():
         shutil.rmtree(VENV / "var/stamps", ignore_errors=True)
-    once("venv", fingerprint(str(VENV)), make_environment)
+    once("venv", f"{VENV}", make_environment)
     python_inputs = [ROOT / "requirements.lock", ROOT / "pyproject.toml", ROOT / "cnlab/machine/kernelspec"]
     once("python", fingerprint(*python_inputs), install_python_packages)
     once("warm", fingerprint(ROOT / "requirements.lock", *sorted((ROOT / "cnlab").rglob("*.py"))), warm_up)
     for path in [ROOT / "binder/apt.txt"] + ([ROOT / "tests/apt.txt"] if tests else []):
         names = package_names(path.read_text())
-        once(f"{path.parent.name}-apt", fingerprint(path), lambda names=names: install_programs(names))
+        once(f"{path.parent.name}-apt", fingerprint(path), functools.partial(install_programs, names))
     if tests:
         once("npm", fingerprint(ROOT / "tests/browser/package-lock.json"), install_node_packages)
 
@@ -391,7 +382,7 @@ def main() -> int:
     """Run the command line; 0 when all is set up, 1 with one clear line when not."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--tests", action="store_true", help="also install what the tests need")
-    parser.add_argument("--lock", action="store_true", help="write requirements.lock and environment.yml anew")
+    parser.add_argument("--lock", action="store_true", help="write the lists of pinned versions anew")
     options = parser.parse_args()
     os.umask(0o022)  # other users may run what is installed here
     started = time.monotonic()
