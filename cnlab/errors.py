@@ -1,0 +1,33 @@
+"""What can go wrong in `cnlab`, apart from the kernel saying no.
+
+    CnlabError
+    ├── MissingFeature            this machine cannot do what was asked, whoever asks
+    ├── InvalidValue(ValueError)  an argument that no machine would accept
+    └── MachineError              the private kernel did not start, or ended
+
+The kernel saying no is an `OSError` with its errno; see `cnlab.linux.syscalls`.
+"""
+
+
+class CnlabError(Exception):
+    """Base of all errors that a rule of ours raises."""
+
+
+class MissingFeature(CnlabError):  # noqa: N818 - reads as the claim it makes
+    """This machine lacks `feature`; `reason` says how that was found out, `hint` what to do about it."""
+
+    def __init__(self, feature: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(f"{feature}: {reason}")
+        self.feature = feature
+        self.reason = reason
+        self.hint = hint
+        if hint:
+            self.add_note(f"Hint: {hint}")
+
+
+class InvalidValue(CnlabError, ValueError):  # noqa: N818
+    """An argument is not one of the values that make sense here; the message lists those that do."""
+
+
+class MachineError(CnlabError):
+    """The private kernel could not be started, or it ended when it should not have."""

@@ -1,0 +1,238 @@
+"""One function for each system call that containers are made of.
+
+A call that fails raises `OSError` with the kernel's errno and the text ``call(object): reason``, so that ``EPERM``
+arrives as `PermissionError`. Constants keep the kernel's spelling.
+
+See: the man page of section 2 with the name of the function.
+"""
+
+import ctypes
+import functools
+import operator
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+CLONE_NEWTIME = 0x00000080
+CLONE_PIDFD = 0x00001000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_INTO_CGROUP = 0x2_0000_0000
+
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
+MS_MOVE = 0x2000
+MS_REC = 0x4000
+MS_UNBINDABLE = 0x20000
+MS_PRIVATE = 0x40000
+MS_SLAVE = 0x80000
+MS_SHARED = 0x100000
+MNT_DETACH = 0x2
+
+PR_SET_PDEATHSIG = 1
+PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+_SYS_CLONE3 = 435  # numbers from 424 on are the same on every processor
+_SYS_PIVOT_ROOT = {"x86_64": 155, "i686": 217}.get(os.uname().machine, 41)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+# PyDLL keeps the interpreter lock during the call: a child of clone3 must own it.
+_libc_with_lock = ctypes.PyDLL(None, use_errno=True)
+_NAMES = {value: name for name, value in list(globals().items()) if name.startswith("CLONE_")}
+
+
+def unshare(flags: int) -> None:
+    """Move the caller out of the namespaces in `flags` into new ones (``CLONE_NEWPID``: its future children)."""
+    _check(_libc.unshare(flags), f"unshare({flag_names(flags)})")
+
+
+def setns(fd: int, flags: int = 0) -> None:
+    """Enter the namespace that `fd` refers to; with a pidfd, all of that process's namespaces in `flags`."""
+    _check(_libc.setns(fd, flags), f"setns({fd}, {flag_names(flags)})")
+
+
+def mount(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    fs_type: str = "",
+    flags: int = 0,
+    data: str = "",
+) -> None:
+    """Attach a file system at `target`, or change what is attached there, as `flags` say."""
+    result = _libc.mount(
+        os.fsencode(source) or None,
+        os.fsencode(target),
+        fs_type.encode() or None,
+        ctypes.c_ulong(flags),
+        data.encode() or None,
+    )
+    described = " ".join(filter(None, (fs_type, f"`{os.fspath(source)}` to" if source else "", f"`{os.fspath(target)}`", data)))
+    _check(result, f"mount({described})")
+
+
+def umount(target: str | os.PathLike[str], flags: int = 0) -> None:
+    """Detach what is mounted at `target`; with ``MNT_DETACH`` at once, the rest when it is no longer busy."""
+    _check(_libc.umount2(os.fsencode(target), flags), f"umount(`{os.fspath(target)}`)")
+
+
+def pivot_root(new_root: str | os.PathLike[str], put_old: str | os.PathLike[str]) -> None:
+    """Make `new_root` the root mount and move the old one to `put_old`.
+
+    Both may be ``"."``: the old root is then stacked on top of the new one. `mounts.pivot_root` does all that belongs to it.
+    """
+    result = _libc.syscall(_SYS_PIVOT_ROOT, os.fsencode(new_root), os.fsencode(put_old))
+    _check(result, f"pivot_root(`{os.fspath(new_root)}`, `{os.fspath(put_old)}`)")
+
+
+def sethostname(name: str) -> None:
+    """Set the host name of the caller's UTS namespace."""
+    encoded = name.encode()
+    _check(_libc.sethostname(encoded, len(encoded)), f"sethostname({name!r})")
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    """Read or change one attribute of the calling thread."""
+    arguments = (ctypes.c_ulong(value) for value in (arg2, arg3, arg4, arg5))
+    return _check(_libc.prctl(option, *arguments), f"prctl({option}, {arg2})")
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Ask for signal `number` when the thread that made this process ends (``PR_SET_PDEATHSIG``)."""
+    prctl(PR_SET_PDEATHSIG, number)
+
+
+def set_no_new_privs() -> None:
+    """Give up, for good, what a set-user-ID program would add (``PR_SET_NO_NEW_PRIVS``)."""
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+class _CapData(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
+
+
+def capget(pid: int = 0) -> tuple[int, int, int]:
+    """Return the effective, permitted and inheritable capabilities of `pid` (0: the caller) as bit masks."""
+    header, data = _CapHeader(_LINUX_CAPABILITY_VERSION_3, pid), (_CapData * 2)()
+    _check(_libc.capget(ctypes.byref(header), data), f"capget({pid})")
+    low, high = data
+    return (
+        low.effective | high.effective << 32,
+        low.permitted | high.permitted << 32,
+        low.inheritable | high.inheritable << 32,
+    )
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Set the calling thread's capabilities from bit masks."""
+    masks = (effective, permitted, inheritable)
+    header = _CapHeader(_LINUX_CAPABILITY_VERSION_3, 0)
+    data = (_CapData * 2)(
+        _CapData(*(mask & 0xFFFF_FFFF for mask in masks)), _CapData(*(mask >> 32 for mask in masks))
+    )
+    _check(_libc.capset(ctypes.byref(header), data), f"capset({effective:#x}, {permitted:#x}, {inheritable:#x})")
+
+
+def pidfd_open(pid: int) -> int:
+    """Return a file descriptor for process `pid`: unlike the number, it never comes to mean another process."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        raise OSError(error.errno, f"pidfd_open({pid}): {error.strerror}") from None
+
+
+def pidfd_send_signal(pidfd: int, number: int) -> None:
+    """Send signal `number` to the process behind `pidfd`."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except OSError as error:
+        raise OSError(error.errno, f"pidfd_send_signal({pidfd}, {number}): {error.strerror}") from None
+
+
+class _CloneArgs(ctypes.Structure):
+    """``struct clone_args`` of clone3(2)."""
+
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            *("flags", "pidfd", "child_tid", "parent_tid", "exit_signal"),
+            *("stack", "stack_size", "tls", "set_tid", "set_tid_size", "cgroup"),
+        )
+    ]
+
+
+def clone3(flags: int = 0, *, cgroup_fd: int | None = None) -> tuple[int, int]:
+    """Fork a child that is born in the new namespaces of `flags`, and in the cgroup v2 directory `cgroup_fd`.
+
+    Returns:
+        (pid, pidfd) in the parent, (0, -1) in the child. As after `os.fork`, the child has only the calling
+        thread; it should soon call execve or `os._exit`.
+    """
+    pidfd = ctypes.c_int(-1)
+    args = _CloneArgs(
+        flags=flags | CLONE_PIDFD, pidfd=ctypes.addressof(pidfd), exit_signal=signal.SIGCHLD.value
+    )
+    if cgroup_fd is not None:
+        args.flags |= CLONE_INTO_CGROUP
+        args.cgroup = cgroup_fd
+    size = ctypes.c_size_t(ctypes.sizeof(args))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = _fork_by(functools.partial(_libc_with_lock.syscall, _SYS_CLONE3, ctypes.byref(args), size))
+    _check(pid, f"clone3({flag_names(args.flags & ~CLONE_PIDFD)})")
+    return pid, pidfd.value
+
+
+def _fork_by(clone: Callable[[], int]) -> int:
+    """Call `clone` between the interpreter's fork hooks, as `os.fork` calls fork(2).
+
+    The hook in the child must run before any bytecode does: bytecode may hand the interpreter lock to a thread that
+    had asked for it, and the child would wait for ever for a thread it does not have. So the steps are
+    chained by `map`, which calls one C function after the other.
+    """
+    python = ctypes.pythonapi
+    after_fork = (python.PyOS_AfterFork_Child, python.PyOS_AfterFork_Parent)
+    result: dict[str, int] = {}
+    steps: tuple[Callable[[Any], Any], ...] = (
+        operator.call,
+        functools.partial(result.setdefault, "pid"),
+        bool,
+        after_fork.__getitem__,
+        operator.call,
+    )
+    python.PyOS_BeforeFork()
+    next(functools.reduce(lambda values, step: map(step, values), steps, iter([clone])))
+    return result["pid"]
+
+
+def flag_names(flags: int) -> str:
+    """Spell `flags` as the kernel's headers do: ``CLONE_NEWUTS|CLONE_NEWPID``."""
+    names = [name for value, name in _NAMES.items() if flags & value]
+    return "|".join(names) or f"{flags:#x}"
+
+
+def _check(result: int, call: str) -> int:
+    if result == -1:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"{call}: {os.strerror(errno)}")
+    return result
