@@ -42,9 +42,9 @@ def bare_axes(figure: Figure) -> Axes:
     return axes
 
 
-def plot_axes(figure: Figure) -> Axes:
-    """Return axes for a plot: no box, quiet ticks."""
-    axes = figure.add_subplot(facecolor=PAPER)
+def plot_axes(figure: Figure, *, rows: int = 1, row: int = 1) -> Axes:
+    """Return axes for a plot, the `row`-th of `rows` below each other: no box, quiet ticks."""
+    axes = figure.add_subplot(rows, 1, row, facecolor=PAPER)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)
     axes.tick_params(colors=MUTED, labelcolor=INK, length=0)
