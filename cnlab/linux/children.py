@@ -26,7 +26,7 @@ from typing import BinaryIO, NoReturn, TextIO
 from cnlab.linux import nsfs, syscalls
 
 Program = Sequence[str] | Callable[[], int | None]
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 20.0
 
 
 class Child:
@@ -195,7 +195,12 @@ def _let_go(ours: socket.socket) -> None:
     """Tell the child to go on, and wait until its program runs or it has said why it cannot."""
     ours.settimeout(_START_TIMEOUT_S)
     ours.sendall(b"go")
-    report = b"".join(iter(lambda: ours.recv(65536), b""))
+    try:
+        report = b"".join(iter(lambda: ours.recv(65536), b""))
+    except TimeoutError:
+        raise TimeoutError(
+            f"the child has not started its program within {_START_TIMEOUT_S:g} s; is its cgroup frozen?"
+        ) from None
     if not report:
         return
     failure = json.loads(report)

@@ -76,6 +76,8 @@ def spawn(
     """
     kinds = tuple(new)
     flags = flags_for(*kinds)
+    # A cgroup namespace is rooted where its maker is, and clone3 makes it before it moves the child to its group.
+    unshared = flags & syscalls.CLONE_NEWCGROUP if cgroup is not None else 0
     _require_kinds(kinds)
     _require_option(hostname is not None, "hostname", "uts", kinds)
     _require_option(mount_proc, "mount_proc", "mnt", kinds)
@@ -94,6 +96,8 @@ def spawn(
     def prepare() -> None:
         if "user" in kinds:
             _become_root(uids, gids)
+        if unshared:
+            syscalls.unshare(unshared)
         if hostname is not None:
             syscalls.sethostname(hostname)
         if "mnt" in kinds:
@@ -104,7 +108,7 @@ def spawn(
 
     return children.start(
         program,
-        flags=flags,
+        flags=flags & ~unshared,
         cgroup=cgroup,
         in_parent=write_id_maps,
         in_child=prepare,

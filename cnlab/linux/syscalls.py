@@ -30,6 +30,7 @@ MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
 MS_NOEXEC = 0x8
+MS_SYNCHRONOUS = 0x10
 MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_MOVE = 0x2000
@@ -50,6 +51,10 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _SYS_CLONE3 = 435  # numbers from 424 on are the same on every processor
+LINUX_REBOOT_CMD_POWER_OFF = 0x4321FEDC
+
+_SYS_DELETE_MODULE = {"x86_64": 176, "i686": 129}.get(os.uname().machine, 106)
+_SYS_FINIT_MODULE = {"x86_64": 313, "i686": 350}.get(os.uname().machine, 273)
 _SYS_PIVOT_ROOT = {"x86_64": 155, "i686": 217}.get(os.uname().machine, 41)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -121,6 +126,24 @@ def set_parent_death_signal(number: int) -> None:
 def set_no_new_privs() -> None:
     """Give up, for good, what a set-user-ID program would add (``PR_SET_NO_NEW_PRIVS``)."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def finit_module(fd: int, parameters: str = "") -> None:
+    """Load the kernel module in the file `fd`; one that is loaded already is left as it is."""
+    try:
+        _check(_libc.syscall(_SYS_FINIT_MODULE, fd, parameters.encode(), 0), f"finit_module({fd})")
+    except FileExistsError:
+        pass
+
+
+def delete_module(name: str) -> None:
+    """Unload the kernel module `name`; EBUSY if somebody uses it."""
+    _check(_libc.syscall(_SYS_DELETE_MODULE, name.encode(), os.O_NONBLOCK), f"delete_module({name!r})")
+
+
+def reboot(command: int) -> None:
+    """Stop or restart the machine at once (``LINUX_REBOOT_CMD_...``), without syncing."""
+    _check(_libc.reboot(ctypes.c_int(command)), f"reboot({command:#x})")
 
 
 class _CapHeader(ctypes.Structure):
