@@ -20,8 +20,8 @@ INK = "#22262b"
 MUTED = "#6b7178"
 LINE = "#d5d3cc"
 QUIET = "#e9e7e0"  # what is there but is not the point
-BLUE, ORANGE, GREEN, PURPLE = "#2f6fb3", "#d9822b", "#3c8f5a", "#7b5ea7"
-CYAN, YELLOW, RED = "#3a9ca6", "#c9a227", "#c0453e"
+BLUE, ORANGE, GREEN, PURPLE = "#2f6fb3", "#b8651b", "#357f50", "#7b5ea7"
+CYAN, YELLOW, RED = "#2b7f89", "#8f7310", "#b93f38"
 ACCENTS = (BLUE, ORANGE, GREEN, PURPLE, CYAN, YELLOW, RED)
 PIXELS_PER_INCH = 96  # of a page; the picture itself has twice as many
 
