@@ -87,7 +87,7 @@ def run(command: Sequence[str], what: str, *, cwd: Path = ROOT, **env: str) -> s
     width = shutil.get_terminal_size().columns - 1
     is_terminal = sys.stdout.isatty()
     lines = []
-    with subprocess.Popen(
+    process = subprocess.Popen(
         command,
         cwd=cwd,
         env=environment(**env),
@@ -96,11 +96,16 @@ def run(command: Sequence[str], what: str, *, cwd: Path = ROOT, **env: str) -> s
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-    ) as process:
-        for line in process.stdout or ():
-            lines.append(line)
-            if is_terminal:
-                print(f"\r\033[K  {line.strip()}"[: width + 4], end="", flush=True)
+    )
+    with process:
+        try:
+            for line in process.stdout or ():
+                lines.append(line)
+                if is_terminal:
+                    print(f"\r\033[K  {line.strip()}"[: width + 4], end="", flush=True)
+        except BaseException:
+            process.terminate()  # an interrupted run leaves nobody working in .venv
+            raise
     if is_terminal:
         print("\r\033[K", end="", flush=True)
     if process.returncode:

@@ -1,0 +1,64 @@
+"""The command `cnlab`.
+
+Each sub-command is a function that imports what it needs when it is called, so that ``cnlab`` starts at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+WELCOME = "notebooks/00-welcome.ipynb"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 all well, 1 not, 2 used wrongly."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if options.command == "lab":
+        return lab(rest)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return doctor(as_json=options.json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cnlab", description="From Containers to Functions, a course that you run."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    table = commands.add_parser("doctor", help="show what this machine can do, and how to get the rest")
+    table.add_argument("--json", action="store_true", help="print it for programs")
+    commands.add_parser("lab", help="open the course in JupyterLab; further arguments are JupyterLab's")
+    return parser
+
+
+def doctor(*, as_json: bool) -> int:
+    """Print what this machine can do; 1 when the notebooks lack something."""
+    from cnlab import doctor as examination
+
+    checks = examination.examine()
+    if as_json:
+        print(examination.to_json(checks))
+    else:
+        print(examination.to_text(checks, **examination.terminal(sys.stdout)))
+    return 0 if examination.is_ready(checks) else 1
+
+
+def lab(arguments: Sequence[str]) -> int:
+    """Become JupyterLab, opened on the welcome notebook; returns only when there is none."""
+    if not (CHECKOUT / WELCOME).is_file():
+        print(f"cnlab lab: no {WELCOME} in {CHECKOUT}: run it from a checkout of the course", file=sys.stderr)
+        return 1
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        str(CHECKOUT / WELCOME),
+        f"--ServerApp.root_dir={CHECKOUT}",
+    ]
+    if os.geteuid() == 0:
+        command.append("--allow-root")  # the notebooks' own root lives in a private kernel, whoever starts it
+    os.execv(sys.executable, [*command, *arguments])
