@@ -1,8 +1,8 @@
 """What this machine allows, found out by trying.
 
-`require("userns", "cgroup2")` at the top of a notebook says no early and exactly. A probe tries the thing itself, in a
-child process where it could leave a trace, because version numbers and configuration files do not tell what a
-container, a security module or an administrator forbids.
+`require("userns", "cgroup2")` at the top of a notebook says no early and exactly. A probe tries the thing
+itself, in a child process where it could leave a trace, because version numbers and configuration files do
+not tell what a container, a security module or an administrator forbids.
 """
 
 import contextlib
@@ -85,9 +85,9 @@ def require(*names: str) -> None:
 
 
 def find_program(name: str) -> Path | None:
-    """Return the path of a program: from PATH, from the ``sbin`` that a user's PATH lacks, or from our own packages.
+    """Return the path of a program: from PATH, from the ``sbin`` that a user's PATH lacks, or from ``apt``.
 
-    Without root, the set-up unpacks system packages below ``sys.prefix``.
+    Without root, the set-up unpacks system packages into ``apt`` below ``sys.prefix``.
     """
     own = Path(sys.prefix) / "apt"
     directories = [
@@ -106,7 +106,7 @@ def uml_modules_dir() -> Path | None:
 
 
 def cgroup2_root() -> Path | None:
-    """Return where the cgroup v2 tree is mounted: on hybrid hosts not at ``/sys/fs/cgroup``, which is a tmpfs there."""
+    """Return where the cgroup v2 tree is mounted: on hybrid hosts not ``/sys/fs/cgroup``, a tmpfs there."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split(" ")
         if fields[fields.index("-", 6) + 1] == "cgroup2":
@@ -114,10 +114,11 @@ def cgroup2_root() -> Path | None:
     return None
 
 
-def _in_child(attempt: Callable[[], None]) -> None:
+def _in_child(attempt: Callable[[], object]) -> None:
     """Call `attempt` in a forked child and raise its `OSError` here."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads: the child calls libc and ends
+        # Python 3.12 warns of forking with threads; this child only calls libc and ends
+        warnings.simplefilter("ignore", DeprecationWarning)
         reading, writing = os.pipe()
         pid = os.fork()
     if pid == 0:
@@ -175,14 +176,10 @@ def _namespace(feature: str) -> Callable[[], str]:
         if not os.path.lexists(f"/proc/self/ns/{kind}"):
             raise _Missing(f"/proc/self/ns has no {kind!r}: this kernel is built without it")
         flags = _CLONE[feature] | (0 if _is_root() else _CLONE_NEWUSER)
-        _in_child(lambda: void(_call("unshare", f"unshare({kind})", flags)))
+        _in_child(lambda: _call("unshare", f"unshare({kind})", flags))
         return f"unshare of a {kind} namespace works"
 
     return find_out
-
-
-def void(_: object) -> None:
-    """Take a result that nobody needs."""
 
 
 def _cgroup2() -> str:
@@ -205,7 +202,8 @@ def _overlay() -> str:
         _mount("tmpfs", "/tmp", "tmpfs")
         for name in ("lower", "upper", "work", "merged"):
             os.mkdir(f"/tmp/{name}")
-        _mount("overlay", "/tmp/merged", "overlay", 0, "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work")
+        data = "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work"
+        _mount("overlay", "/tmp/merged", "overlay", 0, data)
 
     _in_child(attempt)
     return "an overlay could be mounted"
@@ -230,7 +228,7 @@ def _landlock() -> str:
 
 
 def _ptrace() -> str:
-    _in_child(lambda: void(_call("ptrace", "ptrace(PTRACE_TRACEME)", _PTRACE_TRACEME, 0, None, None)))
+    _in_child(lambda: _call("ptrace", "ptrace(PTRACE_TRACEME)", _PTRACE_TRACEME, 0, None, None))
     return "ptrace(PTRACE_TRACEME) works"
 
 
@@ -261,11 +259,11 @@ def _docker() -> str:
 
 FEATURES: dict[str, tuple[Callable[[], str], str]] = {
     "root": (_root, _IN_PRIVATE_KERNEL),
-    "userns": (_userns, f"an administrator can allow user namespaces (sysctl user.max_user_namespaces); or {_IN_PRIVATE_KERNEL}"),
+    "userns": (_userns, f"see sysctl user.max_user_namespaces; or {_IN_PRIVATE_KERNEL}"),
     **{name: (_namespace(name), _IN_PRIVATE_KERNEL) for name in _CLONE},
     "cgroup2": (_cgroup2, _IN_PRIVATE_KERNEL),
     "overlay": (_overlay, _IN_PRIVATE_KERNEL),
-    "landlock": (_landlock, "needs Linux 5.13 or later with Landlock among the security modules (lsm= on its command line)"),
+    "landlock": (_landlock, "needs Linux 5.13 or later, with landlock in its lsm= list"),
     "ptrace": (_ptrace, "a container's seccomp profile or sysctl kernel.yama.ptrace_scope forbids it"),
     "uml": (_uml, "install the Debian package user-mode-linux"),
     "docker": (_docker, "install Docker Engine and start it"),

@@ -36,7 +36,7 @@ class CapabilitySets:
 
 
 def names_in(mask: int) -> frozenset[str]:
-    """Return the names of the bits in `mask`; a bit newer than `NAMES` is called by its number, ``CAP_41``."""
+    """Return the names of the bits in `mask`; one newer than `NAMES` is called ``CAP_41``."""
     bits = (bit for bit in range(mask.bit_length()) if mask >> bit & 1)
     return frozenset(NAMES[bit] if bit < len(NAMES) else f"CAP_{bit}" for bit in bits)
 
@@ -45,7 +45,9 @@ def mask_of(*names: str) -> int:
     """Return the bit mask of the capabilities named."""
     unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise InvalidValue(f"unknown capability {unknown[0]!r}; the names are those of capabilities(7), such as CAP_SYS_ADMIN")
+        raise InvalidValue(
+            f"unknown capability {unknown[0]!r}; see capabilities(7) for names like CAP_SYS_ADMIN"
+        )
     return sum(1 << NAMES.index(name) for name in set(names))
 
 
@@ -58,7 +60,8 @@ def of(pid: int | str = "self") -> CapabilitySets:
     try:
         status = parse_status(Path(f"/proc/{pid}/status").read_text())
     except FileNotFoundError:
-        raise ProcessLookupError(errno.ESRCH, f"read(/proc/{pid}/status): no process {pid}; it may have ended") from None
+        reason = f"read(/proc/{pid}/status): no process {pid}; it may have ended"
+        raise ProcessLookupError(errno.ESRCH, reason) from None
     fields = ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb")
     return CapabilitySets(*(names_in(int(status[name], 16)) for name in fields))
 

@@ -14,7 +14,6 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _IO_KEYS = ("rbps", "wbps", "riops", "wiops")
 
 Size = int | str
-CpuMaxLike = "CpuMax | tuple[int | None, int] | str"
 
 
 def parse_size(size: Size) -> int | None:
@@ -23,13 +22,15 @@ def parse_size(size: Size) -> int | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(size), re.IGNORECASE)
     if match is None:
-        raise InvalidValue(f"{size!r} is no size; expected bytes or a number with K, M, G or T, such as '64M', or 'max'")
+        raise InvalidValue(
+            f"{size!r} is no size; expected bytes, or a number and K, M, G or T like '64M', or 'max'"
+        )
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 @dataclass(frozen=True, slots=True)
 class CpuMax:
-    """The ``cpu.max`` file: at most `quota_us` of CPU time in every `period_us`; None is the kernel's ``max``.
+    """The ``cpu.max`` file: at most `quota_us` of CPU time in every `period_us`; None is ``max``.
 
     See: "cpu.max" in the kernel's cgroup v2 guide.
     """
@@ -39,9 +40,9 @@ class CpuMax:
 
     def __post_init__(self) -> None:
         if self.quota_us is not None and self.quota_us < 1000:
-            raise InvalidValue(f"cpu.max: a quota of {self.quota_us} us; the kernel takes 1000 us or more, or None")
+            raise InvalidValue(f"cpu.max: a quota of {self.quota_us} us; expected 1000 or more, or None")
         if not 1000 <= self.period_us <= 1_000_000:
-            raise InvalidValue(f"cpu.max: a period of {self.period_us} us; the kernel takes 1000 to 1000000 us")
+            raise InvalidValue(f"cpu.max: a period of {self.period_us} us; expected 1000 to 1000000")
 
     def __str__(self) -> str:
         return f"{'max' if self.quota_us is None else self.quota_us} {self.period_us}"
@@ -52,11 +53,14 @@ class CpuMax:
         return float("inf") if self.quota_us is None else self.quota_us / self.period_us
 
 
+CpuMaxLike = CpuMax | tuple[int | None, int] | str
+
+
 def parse_cpu_max(text: str) -> CpuMax:
     """Read the text of ``cpu.max``, such as ``20000 100000``; the period may be left out."""
     quota, *period = text.split() or [""]
     if not re.fullmatch(r"max|\d+", quota) or len(period) > 1 or not all(map(str.isdigit, period)):
-        raise InvalidValue(f"{text!r} is no cpu.max; expected 'QUOTA PERIOD' in microseconds, such as '20000 100000', or 'max'")
+        raise InvalidValue(f"{text!r} is no cpu.max; expected microseconds like '20000 100000', or 'max'")
     return CpuMax(None if quota == "max" else int(quota), *map(int, period))
 
 
@@ -131,7 +135,7 @@ class CgroupEvents(_Keyed):
 class Limits:
     """The limits of a group. None leaves a file as it is, ``"max"`` takes a limit away."""
 
-    cpu_max: "CpuMaxLike | None" = None
+    cpu_max: CpuMaxLike | None = None
     cpu_weight: int | None = None
     memory_max: Size | None = None
     memory_high: Size | None = None
@@ -157,12 +161,13 @@ class Limits:
         if self.oom_group is not None:
             found.append(("memory.oom.group", str(int(self.oom_group))))
         if self.pids_max is not None:
-            found.append(("pids.max", "max" if self.pids_max == "max" else _ranged("pids_max", self.pids_max, 0, 2**22)))
+            is_max = self.pids_max == "max"
+            found.append(("pids.max", "max" if is_max else _ranged("pids_max", self.pids_max, 0, 2**22)))
         found += [("io.max", _io_line(device, limits)) for device, limits in (self.io_max or {}).items()]
         return found
 
 
-def _cpu_max(value: "CpuMaxLike") -> CpuMax:
+def _cpu_max(value: CpuMaxLike) -> CpuMax:
     match value:
         case CpuMax():
             return value
@@ -170,7 +175,7 @@ def _cpu_max(value: "CpuMaxLike") -> CpuMax:
             return parse_cpu_max(value)
         case (None | int(), int()):
             return CpuMax(*value)
-    raise InvalidValue(f"cpu_max={value!r}; expected (quota_us, period_us), such as (20_000, 100_000), or 'max'")
+    raise InvalidValue(f"cpu_max={value!r}; expected (quota_us, period_us) like (20_000, 100_000), or 'max'")
 
 
 def _size_line(name: str, size: Size) -> str:
@@ -189,8 +194,12 @@ def _ranged(name: str, value: int | str, low: int, high: int) -> str:
 
 def _io_line(device: str, limits: Mapping[str, int | str]) -> str:
     if not re.fullmatch(r"\d+:\d+", device):
-        raise InvalidValue(f"io_max: {device!r} is no device; expected MAJOR:MINOR, such as '8:0', as lsblk shows")
+        raise InvalidValue(
+            f"io_max: {device!r} is no device; expected MAJOR:MINOR like '8:0', as lsblk shows"
+        )
     for key, value in limits.items():
         if key not in _IO_KEYS or (value != "max" and (not isinstance(value, int) or value < 1)):
-            raise InvalidValue(f"io_max: {key}={value!r}; expected {', '.join(_IO_KEYS)} with a number or 'max'")
+            raise InvalidValue(
+                f"io_max: {key}={value!r}; expected {', '.join(_IO_KEYS)}, each a number or 'max'"
+            )
     return " ".join([device, *(f"{key}={value}" for key, value in limits.items())])

@@ -1,16 +1,15 @@
 """Control groups, version 2: a tree of directories that says how much its processes may use.
 
-Interface: ``with Cgroup("demo", memory_max="64M") as group: group.run([…])``. The group is made with the block and
-removed with it, together with all that runs in it.
+Interface: ``with Cgroup("demo", memory_max="64M") as group: group.run([…])``. The group is made with the
+block and removed with it, together with all that runs in it.
 
-A limit is only ever written where it limits something: not into a tmpfs that happens to stand at ``/sys/fs/cgroup``,
-and not for a controller that is bound to version 1 on this host.
+A limit is only ever written where it limits something: not into a tmpfs that happens to stand at
+``/sys/fs/cgroup``, and not for a controller that is bound to version 1 on this host.
 
 See: cgroups(7), and the kernel's cgroup v2 guide, whose file names are the names here.
 """
 
 import contextlib
-import errno
 import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cnlab import host
 from cnlab.clock import wait_until
-from cnlab.errors import InvalidValue, MissingFeature
-from cnlab.linux import children, namespaces
+from cnlab.errors import InvalidValue
+from cnlab.linux import cgroup_tree, children, namespaces
 from cnlab.linux.cgroup_files import (
     CgroupEvents,
     CpuMax,
@@ -36,6 +34,7 @@ from cnlab.linux.cgroup_files import (
     parse_nested_keyed,
     parse_size,
 )
+from cnlab.linux.cgroup_tree import CONTROLLERS, cgroup_of, controllers, root_of_cgroup2
 from cnlab.linux.children import Child, Program
 from cnlab.linux.processes import Process, read_process
 
@@ -57,40 +56,7 @@ __all__ = [
     "root_of_cgroup2",
 ]
 
-CONTROLLERS = ("cpu", "io", "memory", "pids")
 _KILL_TIMEOUT_S = 10.0
-_NO_INTERNAL_PROCESSES = (
-    "a group other than the root has either processes of its own or controllers for its children, never both"
-)
-
-
-def root_of_cgroup2() -> Path:
-    """Return where the cgroup v2 tree is mounted; on hybrid hosts that is ``/sys/fs/cgroup/unified``.
-
-    Raises:
-        MissingFeature: it is not mounted at all.
-    """
-    root = host.cgroup2_root()
-    if root is None:
-        raise MissingFeature("cgroup2", "no cgroup2 file system is mounted", hint=host.probe("cgroup2").hint)
-    return root
-
-
-def controllers(path: Path) -> tuple[str, ...]:
-    """Return the controllers that the group at `path` has, and can offer to its children.
-
-    Raises:
-        MissingFeature: `path` is no directory of a cgroup v2 tree.
-    """
-    try:
-        return tuple((path / "cgroup.controllers").read_text().split())
-    except (FileNotFoundError, NotADirectoryError):
-        raise MissingFeature("cgroup2", f"{path} is no directory of a cgroup v2 tree; see cgroups(7)") from None
-
-
-def cgroup_of(pid: int | str = "self") -> Path:
-    """Return the directory of the cgroup v2 group that process `pid` is in."""
-    return root_of_cgroup2() / read_process(pid).cgroup.lstrip("/")
 
 
 class Cgroup:
@@ -98,8 +64,8 @@ class Cgroup:
 
     Args:
         name: of the directory.
-        parent: group to make it in, by default the root of the tree. Its controllers are enabled for all its children
-            (``cgroup.subtree_control``) and stay so.
+        parent: group to make it in, by default the root of the tree. Its controllers are enabled for all
+            its children (``cgroup.subtree_control``) and stay so.
         cpu_max: (quota_us, period_us), a `CpuMax`, or text as in the file.
         cpu_weight: 1 to 10000, by default 100: the share when others want the CPU too.
         memory_max: bytes or text like ``"64M"``; beyond it the OOM killer comes.
@@ -120,7 +86,7 @@ class Cgroup:
         name: str,
         *,
         parent: "Cgroup | Path | None" = None,
-        cpu_max: "CpuMaxLike | None" = None,
+        cpu_max: CpuMaxLike | None = None,
         cpu_weight: int | None = None,
         memory_max: Size | None = None,
         memory_high: Size | None = None,
@@ -131,7 +97,7 @@ class Cgroup:
         oom_group: bool | None = None,
     ) -> None:
         if name in ("", ".", "..") or "/" in name or "\n" in name:
-            raise InvalidValue(f"{name!r} is no name for a cgroup; expected one directory name, such as 'demo'")
+            raise InvalidValue(f"{name!r} is no name for a cgroup; expected a directory name like 'demo'")
         self.name = name
         self._lines = Limits(
             cpu_max=cpu_max,
@@ -156,12 +122,9 @@ class Cgroup:
         return self._parent / self.name
 
     def __enter__(self) -> Self:
-        _require_controllers(self._parent, self._lines)
-        _enable_controllers(self._parent)
-        try:
-            self.path.mkdir()
-        except OSError as error:
-            raise _described(error, f"mkdir({self.path})", _MKDIR_HINTS) from None
+        cgroup_tree.require_controllers(self._parent, (file for file, _ in self._lines))
+        cgroup_tree.enable_controllers(self._parent)
+        cgroup_tree.make(self.path)
         try:
             self._write_all(self._lines)
         except BaseException:
@@ -182,11 +145,11 @@ class Cgroup:
     def _step_out(self) -> None:
         """Take the caller out of the group, lest it kill itself."""
         if self._origin is not None and self.path in (here := cgroup_of(), *here.parents):
-            _write(self._origin / "cgroup.procs", str(os.getpid()))
+            cgroup_tree.write(self._origin / "cgroup.procs", str(os.getpid()))
 
     def _write_all(self, lines: Iterable[tuple[str, str]]) -> None:
         for file, line in lines:
-            _write(self.path / file, line)
+            cgroup_tree.write(self.path / file, line)
 
     @property
     def controllers(self) -> tuple[str, ...]:
@@ -196,7 +159,7 @@ class Cgroup:
     def set(
         self,
         *,
-        cpu_max: "CpuMaxLike | None" = None,
+        cpu_max: CpuMaxLike | None = None,
         cpu_weight: int | None = None,
         memory_max: Size | None = None,
         memory_high: Size | None = None,
@@ -218,7 +181,7 @@ class Cgroup:
             io_max=io_max,
             oom_group=oom_group,
         ).lines()
-        _require_controllers(self.path, lines)
+        cgroup_tree.require_controllers(self.path, (file for file, _ in lines))
         self._write_all(lines)
 
     def read(self, file: str) -> str:
@@ -229,11 +192,10 @@ class Cgroup:
         """
         try:
             return (self.path / file).read_text()
-        except FileNotFoundError as error:
-            controller = file.partition(".")[0]
-            if self.path.exists() and controller in CONTROLLERS and controller not in self.controllers:
-                raise _not_offered(self.path, [controller]) from None
-            raise _described(error, f"read({self.path / file})") from None
+        except OSError as error:
+            if self.path.exists():
+                cgroup_tree.require_controllers(self.path, [file])
+            raise cgroup_tree.described(error, f"read({self.path / file})") from None
 
     @property
     def cpu_max(self) -> CpuMax:
@@ -292,7 +254,7 @@ class Cgroup:
         """
         if pid in (0, os.getpid()):
             self._origin = self._origin or cgroup_of()
-        _write(self.path / "cgroup.procs", str(pid))
+        cgroup_tree.write(self.path / "cgroup.procs", str(pid))
 
     def pids(self) -> list[int]:
         """Return the numbers of its processes, without those of groups below."""
@@ -317,7 +279,7 @@ class Cgroup:
         cwd: str | os.PathLike[str] | None = None,
         capture: bool = False,
     ) -> contextlib.AbstractContextManager[Child]:
-        """Start a program that is born in the group (``CLONE_INTO_CGROUP``); options as in `namespaces.spawn`."""
+        """Start a program that is born in the group (``CLONE_INTO_CGROUP``); see `namespaces.spawn`."""
         return namespaces.spawn(
             program,
             new=new,
@@ -340,7 +302,7 @@ class Cgroup:
         cwd: str | os.PathLike[str] | None = None,
         check: bool = False,
         timeout_s: float = 30,
-    ) -> "subprocess.CompletedProcess[str]":
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end in the group; options as in `namespaces.run`."""
         with self.spawn(
             argv, new=new, hostname=hostname, mount_proc=mount_proc, env=env, cwd=cwd, capture=True
@@ -349,64 +311,19 @@ class Cgroup:
 
     def freeze(self) -> None:
         """Stop all that runs in it, and return when it has stopped."""
-        _write(self.path / "cgroup.freeze", "1")
+        cgroup_tree.write(self.path / "cgroup.freeze", "1")
         wait_until(lambda: self.events().frozen, timeout_s=_KILL_TIMEOUT_S, what=f"{self.path} to freeze")
 
     def thaw(self) -> None:
         """Let it run again."""
-        _write(self.path / "cgroup.freeze", "0")
+        cgroup_tree.write(self.path / "cgroup.freeze", "0")
 
     def kill(self) -> None:
-        """Kill all that runs in it and below, frozen or not, and return when nobody is left (since Linux 5.14)."""
-        _write(self.path / "cgroup.kill", "1")
+        """Kill all that runs in it and below, frozen or not, and return when nobody is left.
+
+        See: ``cgroup.kill``, since Linux 5.14.
+        """
+        cgroup_tree.write(self.path / "cgroup.kill", "1")
         wait_until(
-            lambda: not self.events().populated, timeout_s=_KILL_TIMEOUT_S, poll_s=0.002, what=f"{self.path} to empty"
+            lambda: not self.events().populated, timeout_s=_KILL_TIMEOUT_S, what=f"{self.path} to empty"
         )
-
-
-_MKDIR_HINTS = {
-    errno.EEXIST: "a group of that name exists; choose another name",
-    errno.EACCES: "pass parent= a group that is delegated to you, or use the kernel 'Cloud Native Lab'",
-}
-
-
-def _require_controllers(path: Path, lines: Iterable[tuple[str, str]]) -> None:
-    offered = controllers(path)
-    lacking = {file.partition(".")[0] for file, _ in lines} - set(offered)
-    if lacking:
-        raise _not_offered(path, sorted(lacking))
-
-
-def _not_offered(path: Path, lacking: Sequence[str]) -> MissingFeature:
-    offered = " ".join(controllers(path)) or "no controller"
-    return MissingFeature(
-        "cgroup2",
-        f"{path} offers {offered}, not {' '.join(lacking)}",
-        hint="on this host version 1 holds that controller, or a group above does not enable it; see cgroups(7)",
-    )
-
-
-def _enable_controllers(parent: Path) -> None:
-    enabled = (parent / "cgroup.subtree_control").read_text().split()
-    wanted = [name for name in CONTROLLERS if name in controllers(parent) and name not in enabled]
-    if wanted:
-        _write(parent / "cgroup.subtree_control", " ".join(f"+{name}" for name in wanted))
-
-
-def _write(file: Path, line: str) -> None:
-    """Write to a file that the kernel has made; never make one."""
-    try:
-        fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, line.encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise _described(error, f"write({file}, {line!r})", {errno.EBUSY: _NO_INTERNAL_PROCESSES}) from None
-
-
-def _described(error: OSError, call: str, hints: Mapping[int, str] = {}) -> OSError:  # noqa: B006 - never changed
-    described = OSError(error.errno, f"{call}: {os.strerror(error.errno or 0)}")
-    if error.errno in hints:
-        described.add_note(f"Hint: {hints[error.errno]}")
-    return described

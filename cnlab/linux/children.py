@@ -1,8 +1,8 @@
 """The birth, life and end of one child process.
 
-Interface: ``with start(program, …) as child:`` clones a child, lets the parent prepare it from outside (id maps),
-lets it prepare itself (mounts, host name) and then executes the program. What goes wrong on the way is raised in the
-parent as if it had happened there, and the child is gone. Leaving the block kills and reaps.
+Interface: ``with start(program, …) as child:`` clones a child, lets the parent prepare it from outside (id
+maps), lets it prepare itself (mounts, host name) and then executes the program. What goes wrong on the way is
+raised in the parent as if it had happened there, and the child is gone. Leaving the block kills and reaps.
 
 `namespaces.spawn` and `Cgroup.spawn` are the verbs built on this.
 
@@ -32,7 +32,9 @@ _START_TIMEOUT_S = 20.0
 class Child:
     """A running child. `pid` is its number in the caller's pid namespace; `pidfd` means it and no other."""
 
-    def __init__(self, pid: int, pidfd: int, stdout: TextIO | None = None, stderr: TextIO | None = None) -> None:
+    def __init__(
+        self, pid: int, pidfd: int, stdout: TextIO | None = None, stderr: TextIO | None = None
+    ) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.stdout = stdout
@@ -100,8 +102,8 @@ def start(
 ) -> Iterator[Child]:
     """Start `program`: an argument vector to execute, or a function whose result is the exit code.
 
-    The child leads a session and process group of its own, reads ``/dev/null``, has no signal handlers, and dies
-    with the thread that started it. In a new pid namespace it is process 1, with nothing in between.
+    The child leads a session and process group of its own, reads ``/dev/null``, has no signal handlers, and
+    dies with the thread that started it. In a new pid namespace it is process 1, with nothing in between.
 
     Args:
         program: what to run.
@@ -109,7 +111,7 @@ def start(
         cgroup: cgroup v2 directory that the child is born in.
         in_parent: called with the child's pid while the child waits.
         in_child: called in the child after that, before the program.
-        fork_again: fork after `in_child`, because only a child of the child is in a pid namespace that it entered.
+        fork_again: fork after `in_child`, since only its child is in a pid namespace that it entered.
         env: environment, by default the caller's.
         cwd: working directory, entered after `in_child`.
         capture: whether `Child.stdout` and `Child.stderr` are pipes, rather than the caller's own.
@@ -127,15 +129,18 @@ def start(
             _live(program, theirs, outputs, in_child=in_child, fork_again=fork_again, env=env, cwd=cwd)
         child = Child(pid, pidfd, *(read for read, _ in pipes))
         stack.callback(child._end)
-        for end in (theirs, *(write for _, write in pipes)):
-            end.close()
+        theirs.close()
+        for _, write in pipes:
+            write.close()
         if in_parent:
             in_parent(pid)
         _let_go(ours)
         yield child
 
 
-def complete(child: Child, argv: Sequence[str], *, timeout_s: float, check: bool) -> subprocess.CompletedProcess[str]:
+def complete(
+    child: Child, argv: Sequence[str], *, timeout_s: float, check: bool
+) -> subprocess.CompletedProcess[str]:
     """Read what a captured child says until it ends.
 
     Raises:
@@ -165,7 +170,9 @@ def complete(child: Child, argv: Sequence[str], *, timeout_s: float, check: bool
 def _open_pipe(stack: contextlib.ExitStack) -> tuple[TextIO, BinaryIO]:
     read, write = os.pipe()
     os.set_blocking(read, True)
-    return stack.enter_context(open(read, errors="replace")), stack.enter_context(open(write, "wb", buffering=0))
+    return stack.enter_context(open(read, errors="replace")), stack.enter_context(
+        open(write, "wb", buffering=0)
+    )
 
 
 def _read_available(fd: int) -> bytes:
@@ -184,7 +191,9 @@ def _clone(flags: int, cgroup: Path | None) -> tuple[int, int]:
         return syscalls.clone3(flags, cgroup_fd=cgroup_fd)
     except PermissionError as error:
         if os.geteuid() != 0 and not flags & syscalls.CLONE_NEWUSER:
-            error.add_note("Hint: only root may do this without a user namespace of its own; add 'user' to new")
+            error.add_note(
+                "Hint: only root may do this without a user namespace of its own; add 'user' to new"
+            )
         raise
     finally:
         if cgroup_fd is not None:
@@ -253,7 +262,10 @@ def _forget_parent(outputs: Sequence[int]) -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, None):
             signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # the interpreter ignores them, and execve would keep that
+    for number in (
+        signal.SIGPIPE,
+        signal.SIGXFSZ,
+    ):  # the interpreter ignores them, and execve would keep that
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.setsid()
@@ -262,11 +274,12 @@ def _forget_parent(outputs: Sequence[int]) -> None:
         os.dup2(nothing.fileno(), 0)
     for fd, output in enumerate(outputs, start=1):
         os.dup2(output, fd)
-    sys.stdout, sys.stderr = (open(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - they last as long as the process
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
 
 
 def _die_with_parent(report: socket.socket) -> None:
-    """Ask again for the parent's death signal, which a change of user id forgets, and look whether it is too late."""
+    """Ask again for the parent's death signal, which a change of user id forgets; end if it is too late."""
     syscalls.set_parent_death_signal(signal.SIGKILL)
     try:
         is_orphan = report.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
@@ -290,7 +303,7 @@ def _fork_and_relay(report: socket.socket) -> None:
 
 def _execute(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
     try:
-        os.execvpe(argv[0], argv, env)
+        os.execvpe(argv[0], list(argv), env)
     except OSError as error:
         raise OSError(error.errno, f"execve({argv[0]}): {os.strerror(error.errno or 0)}") from None
 

@@ -50,7 +50,8 @@ def write_uid_map(pid: int | str, maps: Sequence[IdMap]) -> None:
 def write_gid_map(pid: int | str, maps: Sequence[IdMap]) -> None:
     """Map group ids into the user namespace of `pid`.
 
-    Who is not root must first give up setgroups(2) there: dropping a group can widen access to a file that denies it.
+    Who is not root must first give up setgroups(2) there: to drop a group can widen access, where a file
+    denies it to that group.
     """
     if os.geteuid() != 0:
         _write(f"/proc/{pid}/setgroups", "deny")

@@ -11,8 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnlab.linux import syscalls
-from cnlab.linux.syscalls import MNT_DETACH, MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY
-from cnlab.linux.syscalls import MS_REC, MS_REMOUNT
+from cnlab.linux.syscalls import (
+    MNT_DETACH,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+)
 
 StrPath = str | os.PathLike[str]
 
@@ -76,7 +85,9 @@ def read_mountinfo(pid: int | str = "self") -> list[Mount]:
 
 
 @contextlib.contextmanager
-def _mounted(source: StrPath, target: StrPath, fs_type: str = "", flags: int = 0, data: str = "") -> Iterator[Path]:
+def _mounted(
+    source: StrPath, target: StrPath, fs_type: str = "", flags: int = 0, data: str = ""
+) -> Iterator[Path]:
     target = Path(target)
     syscalls.mount(source, target, fs_type, flags, data)
     try:
@@ -86,7 +97,9 @@ def _mounted(source: StrPath, target: StrPath, fs_type: str = "", flags: int = 0
 
 
 @contextlib.contextmanager
-def bind_mount(source: StrPath, target: StrPath, *, readonly: bool = False, recursive: bool = False) -> Iterator[Path]:
+def bind_mount(
+    source: StrPath, target: StrPath, *, readonly: bool = False, recursive: bool = False
+) -> Iterator[Path]:
     """Show the file or directory `source` at `target` as well.
 
     The kernel ignores ``MS_RDONLY`` while it binds: read-only takes a second mount call.
@@ -103,8 +116,8 @@ def overlay_mount(
 ) -> Iterator[Path]:
     """Show the directories `lower`, topmost first, as one; changes go to `upper`.
 
-    Without `upper` the mount is read-only, and needs two lower directories. `work` is an empty directory on the file system of
-    `upper`.
+    Without `upper` the mount is read-only, and needs two lower directories. `work` is an empty directory on
+    the file system of `upper`.
 
     See: the kernel's overlayfs guide.
     """
@@ -142,7 +155,8 @@ def make_private(path: StrPath = "/") -> None:
 def pivot_root(new_root: StrPath) -> None:
     """Make `new_root` the root of this mount namespace and let go of the old one.
 
-    Unlike after chroot(2) there is nothing above the new root to climb to. Call it in a mount namespace of your own.
+    Unlike after chroot(2) there is nothing above the new root to climb to. Call it in a mount namespace of
+    your own.
     """
     make_private("/")  # the kernel refuses where it would have to tell other namespaces
     syscalls.mount(new_root, new_root, flags=MS_BIND | MS_REC)  # the new root must be a mount point

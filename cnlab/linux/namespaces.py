@@ -76,7 +76,7 @@ def spawn(
     """
     kinds = tuple(new)
     flags = flags_for(*kinds)
-    # A cgroup namespace is rooted where its maker is, and clone3 makes it before it moves the child to its group.
+    # A cgroup namespace is rooted where its maker is; clone3 makes it before it moves the child to its group.
     unshared = flags & syscalls.CLONE_NEWCGROUP if cgroup is not None else 0
     _require_kinds(kinds)
     _require_option(hostname is not None, "hostname", "uts", kinds)
@@ -168,7 +168,7 @@ def run_in(
     Args:
         target: a pid, or a child of `spawn`.
         argv: the command.
-        kinds: which of its namespaces; by default all in which it differs from us. Those we share are skipped.
+        kinds: which of its namespaces; by default all. Those that we share are skipped.
         env: environment, by default the caller's.
         cwd: working directory, looked up inside.
         check: raise when the exit code is not 0.
@@ -185,7 +185,7 @@ def run_in(
     try:
         theirs, ours = namespaces_of(pid), namespaces_of()
         wanted = KINDS if kinds is None else tuple(kinds)
-        flags = flags_for(*(kind for kind in wanted if flags_for(kind) and theirs.get(kind) != ours.get(kind)))
+        flags = flags_for(*wanted) & flags_for(*(kind for kind in theirs if theirs[kind] != ours.get(kind)))
 
         def enter() -> None:
             if flags:
@@ -216,7 +216,7 @@ def members(processes: Iterable[Process]) -> dict[Namespace, list[Process]]:
 
 
 def write_time_offsets(*, monotonic_s: int = 0, boottime_s: int = 0) -> None:
-    """Set the clocks of the time namespace that the caller has unshared, before its first child is born in it.
+    """Set the clocks of the time namespace that the caller has unshared, before a child is born in it.
 
     See: time_namespaces(7).
     """
@@ -227,7 +227,9 @@ def write_time_offsets(*, monotonic_s: int = 0, boottime_s: int = 0) -> None:
 def _require_kinds(kinds: Iterable[str]) -> None:
     for kind in kinds:
         if not os.path.lexists(f"/proc/self/ns/{kind}"):
-            raise MissingFeature(f"{kind}ns", f"/proc/self/ns has no {kind!r}: this kernel is built without it")
+            raise MissingFeature(
+                f"{kind}ns", f"/proc/self/ns has no {kind!r}: the kernel is built without it"
+            )
 
 
 def _require_option(is_given: bool, option: str, kind: str, kinds: Sequence[str]) -> None:

@@ -38,7 +38,7 @@ def parse_namespace(link: str) -> Namespace:
     """Read the target of a link in ``/proc/PID/ns``, such as ``uts:[4026531838]``."""
     match = re.fullmatch(r"(\w+):\[(\d+)\]", link)
     if match is None:
-        raise InvalidValue(f"{link!r} does not name a namespace; expected a link target like 'uts:[4026531838]'")
+        raise InvalidValue(f"{link!r} does not name a namespace; expected something like 'uts:[4026531838]'")
     return Namespace(match[1], int(match[2]))
 
 

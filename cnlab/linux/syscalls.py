@@ -1,18 +1,19 @@
 """One function for each system call that containers are made of.
 
-A call that fails raises `OSError` with the kernel's errno and the text ``call(object): reason``, so that ``EPERM``
-arrives as `PermissionError`. Constants keep the kernel's spelling.
+A call that fails raises `OSError` with the kernel's errno and the text ``call(object): reason``, so that
+``EPERM`` arrives as `PermissionError`. Constants keep the kernel's spelling.
 
 See: the man page of section 2 with the name of the function.
 """
 
+import contextlib
 import ctypes
 import functools
 import operator
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 CLONE_NEWTIME = 0x00000080
@@ -64,7 +65,7 @@ _NAMES = {value: name for name, value in list(globals().items()) if name.startsw
 
 
 def unshare(flags: int) -> None:
-    """Move the caller out of the namespaces in `flags` into new ones (``CLONE_NEWPID``: its future children)."""
+    """Move the caller into new namespaces of the kinds in `flags`; ``CLONE_NEWPID`` its future children."""
     _check(_libc.unshare(flags), f"unshare({flag_names(flags)})")
 
 
@@ -88,8 +89,8 @@ def mount(
         ctypes.c_ulong(flags),
         data.encode() or None,
     )
-    described = " ".join(filter(None, (fs_type, f"`{os.fspath(source)}` to" if source else "", f"`{os.fspath(target)}`", data)))
-    _check(result, f"mount({described})")
+    parts = (fs_type, f"`{os.fspath(source)}` to" if source else "", f"`{os.fspath(target)}`", data)
+    _check(result, f"mount({' '.join(filter(None, parts))})")
 
 
 def umount(target: str | os.PathLike[str], flags: int = 0) -> None:
@@ -100,7 +101,8 @@ def umount(target: str | os.PathLike[str], flags: int = 0) -> None:
 def pivot_root(new_root: str | os.PathLike[str], put_old: str | os.PathLike[str]) -> None:
     """Make `new_root` the root mount and move the old one to `put_old`.
 
-    Both may be ``"."``: the old root is then stacked on top of the new one. `mounts.pivot_root` does all that belongs to it.
+    Both may be ``"."``: the old root is then stacked on top of the new one. `mounts.pivot_root` does all that
+    belongs to it.
     """
     result = _libc.syscall(_SYS_PIVOT_ROOT, os.fsencode(new_root), os.fsencode(put_old))
     _check(result, f"pivot_root(`{os.fspath(new_root)}`, `{os.fspath(put_old)}`)")
@@ -130,10 +132,8 @@ def set_no_new_privs() -> None:
 
 def finit_module(fd: int, parameters: str = "") -> None:
     """Load the kernel module in the file `fd`; one that is loaded already is left as it is."""
-    try:
+    with contextlib.suppress(FileExistsError):
         _check(_libc.syscall(_SYS_FINIT_MODULE, fd, parameters.encode(), 0), f"finit_module({fd})")
-    except FileExistsError:
-        pass
 
 
 def delete_module(name: str) -> None:
@@ -173,11 +173,11 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     data = (_CapData * 2)(
         _CapData(*(mask & 0xFFFF_FFFF for mask in masks)), _CapData(*(mask >> 32 for mask in masks))
     )
-    _check(_libc.capset(ctypes.byref(header), data), f"capset({effective:#x}, {permitted:#x}, {inheritable:#x})")
+    _check(_libc.capset(ctypes.byref(header), data), "capset({:#x}, {:#x}, {:#x})".format(*masks))
 
 
 def pidfd_open(pid: int) -> int:
-    """Return a file descriptor for process `pid`: unlike the number, it never comes to mean another process."""
+    """Return a file descriptor for process `pid`; unlike the number, it never comes to mean another one."""
     try:
         return os.pidfd_open(pid)
     except OSError as error:
@@ -229,9 +229,9 @@ def clone3(flags: int = 0, *, cgroup_fd: int | None = None) -> tuple[int, int]:
 def _fork_by(clone: Callable[[], int]) -> int:
     """Call `clone` between the interpreter's fork hooks, as `os.fork` calls fork(2).
 
-    The hook in the child must run before any bytecode does: bytecode may hand the interpreter lock to a thread that
-    had asked for it, and the child would wait for ever for a thread it does not have. So the steps are
-    chained by `map`, which calls one C function after the other.
+    The hook in the child must run before any bytecode does: bytecode may hand the interpreter lock to a
+    thread that had asked for it, and the child would wait for ever for a thread it does not have. So the
+    steps are chained by `map`, which calls one C function after the other.
     """
     python = ctypes.pythonapi
     after_fork = (python.PyOS_AfterFork_Child, python.PyOS_AfterFork_Parent)
@@ -244,7 +244,10 @@ def _fork_by(clone: Callable[[], int]) -> int:
         operator.call,
     )
     python.PyOS_BeforeFork()
-    next(functools.reduce(lambda values, step: map(step, values), steps, iter([clone])))
+    calls: Iterator[Any] = iter([clone])
+    for step in steps:
+        calls = map(step, calls)
+    next(calls)
     return result["pid"]
 
 
