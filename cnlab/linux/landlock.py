@@ -2,9 +2,9 @@
 
     Ruleset(read_only=["/usr"], read_write=[work]).restrict_self()
 
-What is not named can no longer be opened, by whatever path or mount it is reached. There is no way back, and no
-privilege is needed: only ``no_new_privs``, so that no set-user-ID program runs with less than it was written for.
-Where the kernel can, TCP and signals to processes outside are given up too.
+What is not named can no longer be opened, by whatever path or mount it is reached. There is no way back, and
+no privilege is needed: only ``no_new_privs``, so that no set-user-ID program runs with less than it was
+written for. Where the kernel can, TCP and signals to processes outside are given up too.
 
 See: landlock(7); landlock_create_ruleset(2), landlock_add_rule(2), landlock_restrict_self(2).
 """
@@ -68,7 +68,9 @@ class Ruleset:
             raise MissingFeature("landlock", "the kernel offers no Landlock")
         attributes = _ruleset_attributes(abi)
         handled = int.from_bytes(attributes[:8], "little")
-        ruleset = _call(_SYS_CREATE_RULESET, "landlock_create_ruleset", attributes, ctypes.c_size_t(len(attributes)), 0)
+        ruleset = _call(
+            _SYS_CREATE_RULESET, "landlock_create_ruleset", attributes, ctypes.c_size_t(len(attributes)), 0
+        )
         try:
             for path in self.read_only:
                 _allow(ruleset, path, _READ & handled)

@@ -1,0 +1,234 @@
+"""The process beside each machine: starts User-Mode Linux, confines it, relays its ports, ends with it.
+
+    python -m cnlab.machine.launcher CONTROL_FD WORK_DIRECTORY MEMORY_MIB MEMORY_DIRECTORY
+
+Interface, by lines of JSON over the inherited socket CONTROL_FD: the provisioner sends one ``kernel`` (argv,
+env, cwd, connection); the launcher sends ``booted``, or ``failed`` with the reason. Until ``kernel`` comes
+the machine is a spare. Signals are meant for the notebook: SIGINT interrupts it, SIGTERM ends it.
+
+Nothing outlives anything here. The socket closes when the provisioner's process dies, however it dies, and
+the launcher ends; the kernel kills linux.uml when the launcher dies (PR_SET_PDEATHSIG) and the guest's processes
+when linux.uml does (PTRACE_O_EXITKILL). No file is left: the guest's memory is a file without a name.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from cnlab.errors import CnlabError, MissingFeature
+from cnlab.linux import syscalls
+from cnlab.machine import guest, relay, rootfs, uml
+
+_GRACE_S = 2.0  # from SIGTERM to the end of the machine
+_CONSOLE_BYTES = 1 << 16  # of what the guest printed, kept to explain a failure
+_READ_FILES = ("/proc/cpuinfo", "/dev/random", "/dev/urandom", "/dev/zero")  # what linux.uml itself opens
+_WRITTEN_FILES = ("/dev/null", "/dev/ptmx", "/dev/pts")
+
+
+class Launcher:
+    """One machine: User-Mode Linux, the relay to its process 1, and the control socket to the provisioner."""
+
+    def __init__(self, control: socket.socket, work: Path, memory_mib: int, memory_directory: Path) -> None:
+        self.control = control
+        self.control_is_open = True
+        self.is_booted = False
+        self.is_ending = False
+        self.exit_code = 1
+        self.deadline: float | None = None
+        self._console = bytearray()
+        self._request = bytearray()
+        self._kernel: dict[str, Any] | None = None
+        self._view = rootfs.host_view(work)
+        self._memory_directory = memory_directory
+        packets, guest_packets = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        console, guest_console = os.pipe()
+        with guest_packets:
+            self.uml = _start_uml(
+                self._view, memory_mib, memory_directory, guest_packets.fileno(), guest_console
+            )
+        os.close(guest_console)
+        self.relay = relay.Relay(packets, on_message=self._on_message)
+        self.relay.watch(console, lambda: self._read_console(console))
+        self.relay.watch(control, self._on_control)
+        self._signals, wake_up = socket.socketpair()
+        self._watch_signals(wake_up)
+
+    def run(self) -> int:
+        """Relay until the machine ends; return the exit code of the notebook's Python."""
+        try:
+            while self.uml.poll() is None and not self.is_ending and self.relay.is_open:
+                self.relay.run_once(self._timeout_s())
+        finally:
+            self.end()
+        if not self.is_booted and self.control_is_open:
+            self._fail(uml.explain(self._console.decode(errors="replace"), self.uml.returncode))
+        return self.exit_code
+
+    def end(self) -> None:
+        """Pull the plug: all processes of the machine are in the session that linux.uml made."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.uml.pid, signal.SIGKILL)
+        self.uml.kill()  # it makes that session only a moment after it starts
+        self.uml.wait()
+        remove_memory_directory(self._memory_directory)
+
+    def _timeout_s(self) -> float | None:
+        if self.deadline is None:
+            return None
+        left = self.deadline - time.monotonic()
+        self.is_ending = left <= 0
+        return max(left, 0)
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        """Act on what process 1 says."""
+        if message["type"] == "hello":
+            self.relay.send_message({"type": "view", "view": self._view.to_json()})
+        elif message["type"] == "ready":
+            self.is_booted = True
+            self._tell({"type": "booted", "release": message["release"]})
+            self.relay.send_message({"type": "preload"} if self._kernel is None else self._kernel)
+        elif message["type"] == "exit":
+            self.exit_code = message["code"] if message["code"] >= 0 else 128 - message["code"]
+            self.is_ending = True
+            if message["out_of_memory"]:
+                _say("the notebook's Python was killed: its private kernel ran out of memory")
+        elif message["type"] == "failed":
+            self._fail(f"in the private kernel: {message['reason']}")
+
+    def _on_control(self) -> None:
+        """Act on what the provisioner says; its end is ours."""
+        received = self.control.recv(1 << 16)
+        self._request += received
+        if not received:
+            self.control_is_open = False
+            self.is_ending = True
+        elif self._request.endswith(b"\n"):
+            request = json.loads(self._request)
+            self._listen(request["connection"])
+            self._kernel = {"type": "kernel", **request}
+            if self.is_booted:
+                self.relay.send_message(self._kernel)
+
+    def _listen(self, connection: dict[str, Any]) -> None:
+        for name in guest.PORTS:
+            listener = socket.create_server((connection["ip"], connection[f"{name}_port"]), reuse_port=False)
+            self.relay.listen(listener, name)
+
+    def _watch_signals(self, wake_up: socket.socket) -> None:
+        wake_up.setblocking(False)
+        signal.set_wakeup_fd(wake_up.detach(), warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda number, frame: None)
+        self.relay.watch(self._signals, self._on_signal)
+
+    def _on_signal(self) -> None:
+        for number in self._signals.recv(512):
+            if number == signal.SIGCHLD:
+                continue
+            self.relay.send_message({"type": "signal", "number": number})
+            if number != signal.SIGINT:
+                self.deadline = self.deadline or time.monotonic() + (_GRACE_S if self._kernel else 0)
+
+    def _read_console(self, console: int) -> None:
+        """Keep what the guest prints while it starts; pass on what it prints later, for the server's log."""
+        text = os.read(console, 1 << 16)
+        if not text:
+            self.relay.selector.unregister(console)
+        elif self.is_booted:
+            os.write(sys.stderr.fileno(), text)
+        else:
+            self._console = (self._console + text)[-_CONSOLE_BYTES:]
+
+    def _fail(self, reason: str) -> None:
+        """Say why there is no machine: to the provisioner while it waits for one, else in the log."""
+        self.is_ending = True
+        if self.is_booted:
+            _say(reason)
+        elif self.control_is_open:
+            self._tell({"type": "failed", "reason": reason})
+            self.control_is_open = False
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # the provisioner is gone, and we are about to notice
+            self.control.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _start_uml(
+    view: rootfs.HostView, memory_mib: int, memory_directory: Path, packet_fd: int, console_fd: int
+) -> "subprocess.Popen[bytes]":
+    found = uml.find()
+    init = Path(guest.__file__).with_name("init.sh")
+    command = uml.command_line(
+        found,
+        memory_mib=memory_mib,
+        packet_fd=packet_fd,
+        mtu=relay.MTU,
+        init=init,
+        environment={"CNLAB_PYTHON": sys.executable, "CNLAB_MODULES": str(found.modules)},
+    )
+    ruleset = view.ruleset(
+        also_read=[found.kernel, found.modules, *map(Path, _READ_FILES)],
+        also_write=[memory_directory, *map(Path, _WRITTEN_FILES)],
+    )
+    launcher_pid = os.getpid()
+    processors = sorted(os.sched_getaffinity(0))
+    processor = processors[launcher_pid % len(processors)]
+
+    def confine() -> None:
+        syscalls.set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != launcher_pid:  # it died before we had asked
+            os._exit(1)
+        # The guest has one processor, but each of its system calls and page faults is a switch between two
+        # processes of the host: on the same processor that takes a third of the time.
+        os.sched_setaffinity(0, [processor])
+        with contextlib.suppress(MissingFeature):  # an older host: the guest is tidy there, not confined
+            ruleset.restrict_self()
+
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=console_fd,
+        stderr=console_fd,
+        pass_fds=[packet_fd],
+        env={"TMPDIR": str(memory_directory), "PATH": "/usr/bin:/bin"},
+        preexec_fn=confine,
+    )
+
+
+def remove_memory_directory(directory: Path) -> None:
+    """Remove the directory in which the guest's memory was made; the memory itself has no name in it."""
+    with contextlib.suppress(FileNotFoundError):
+        directory.rmdir()
+
+
+def _say(sentence: str) -> None:
+    print(f"cnlab: {sentence}", file=sys.stderr, flush=True)
+
+
+def describe(error: BaseException) -> str:
+    """Return the error and its hints as one line."""
+    return "; ".join([str(error), *getattr(error, "__notes__", [])])
+
+
+def main() -> int:
+    """Run one machine; see the module's docstring for the arguments."""
+    control_fd, work, memory_mib, memory_directory = sys.argv[1:]
+    control = socket.socket(fileno=int(control_fd))
+    try:
+        return Launcher(control, Path(work), int(memory_mib), Path(memory_directory)).run()
+    except (CnlabError, OSError) as error:
+        with contextlib.suppress(OSError):
+            control.sendall(json.dumps({"type": "failed", "reason": describe(error)}).encode() + b"\n")
+        remove_memory_directory(Path(memory_directory))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
