@@ -1,0 +1,98 @@
+"""Markers for what a test needs of its machine, and the student on whose behalf most of them run.
+
+A missing feature skips the test and is named. Where CNLAB_REQUIRE lists the feature
+(``CNLAB_REQUIRE=uml,userns``, as CI does) the test fails instead: a skipped test is not a passed test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import traceback
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+from student import Student
+
+from cnlab import host
+from cnlab.clock import wait_until
+
+NEEDS = {f"needs_{name}": name for name in ("userns", "cgroup2", "uml", "root", "landlock", "ptrace")}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers."""
+    for marker, name in NEEDS.items():
+        config.addinivalue_line("markers", f"{marker}: needs {name} of this machine")
+    config.addinivalue_line("markers", "as_student: the test's body runs as an unprivileged student")
+    config.addinivalue_line("markers", "browser: drives a headless Chromium")
+    config.addinivalue_line("markers", "slow: takes more than ten seconds")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, or fail where it is required, what this machine cannot run."""
+    required = os.environ.get("CNLAB_REQUIRE", "").split(",")
+    for marker in item.iter_markers():
+        name = NEEDS.get(marker.name)
+        if name is None or (feature := _probe(name)).is_available:
+            continue
+        reason = f"this machine lacks {name}: {feature.detail}"
+        if name in required:
+            pytest.fail(f"{reason} (CNLAB_REQUIRE asks for it)", pytrace=False)
+        pytest.skip(reason)
+
+
+@cache
+def _probe(name: str) -> host.Feature:
+    return host.probe(name)
+
+
+@pytest.fixture
+def student() -> Iterator[Student]:
+    """An unprivileged user with an empty home."""
+    with Student() as student:
+        yield student
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run the body of a test marked ``as_student`` in a child that has become the student."""
+    if pyfuncitem.get_closest_marker("as_student") is None:
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    with Student() as student:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            _report(writing, student, pyfuncitem, arguments)
+        os.close(writing)
+        try:
+            with open(reading, errors="replace") as report:
+                said = report.read()
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        with contextlib.suppress(TimeoutError):  # what is still there then is what the assertion shows
+            wait_until(lambda: not student.processes(), timeout_s=10)
+        left = student.processes()
+    verdict, _, details = said.partition("\n")
+    if verdict != "passed":
+        pytest.fail(f"as the student with uid {student.uid}:\n{details}", pytrace=False)
+    assert not left, f"processes left behind: {left}"
+    return True
+
+
+def _report(writing: int, student: Student, test: pytest.Function, arguments: dict[str, object]) -> None:
+    """In the child: run the test, say how it went, and end without pytest's own end."""
+    said = "failed\n"
+    try:
+        student.become()
+        test.obj(**arguments)
+        said = "passed\n"
+    except BaseException:
+        said += traceback.format_exc()
+    finally:
+        os.write(writing, said.encode()[: 1 << 15])
+        os._exit(0)
