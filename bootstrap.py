@@ -1,8 +1,9 @@
 """Set up the course in this checkout: a Python environment in `.venv` and the system programs it needs.
 
-    python3 bootstrap.py            what `make lab` needs
-    python3 bootstrap.py --tests    also what `make test` needs
-    python3 bootstrap.py --lock     write requirements.lock and the two environment.yml anew
+    python3 bootstrap.py             what `make lab` needs
+    python3 bootstrap.py --tests     also what `make test` needs
+    python bootstrap.py --active     the same in the environment of the Python that runs this: conda, Binder
+    python3 bootstrap.py --lock      write requirements.lock and the two environment.yml anew
 
 Needs nothing but a Python's standard library. Each step leaves a stamp in `.venv/var/stamps` with the hash of
 what it was made from: a step that is done costs nothing the second time, one that was interrupted is done
@@ -17,32 +18,69 @@ from __future__ import annotations  # old interpreters must get as far as the me
 
 import argparse
 import fcntl
-import functools
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parent
-VENV = ROOT / ".venv"
-VENV_PYTHON = VENV / "bin/python"
-PIP = (f"{VENV_PYTHON}", "-m", "pip")
-PIP_INSTALL = (*PIP, "install", "--disable-pip-version-check", "--root-user-action=ignore")
 OLDEST_PYTHON = (3, 11)
+UML = "user-mode-linux"
+UML_SUITE = "bookworm"  # the Debian release whose User-Mode Linux we test with, for systems that have none
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class SetupError(Exception):
     """A step could not be done; the message says which one, why, and what to do."""
+
+
+class Environment(NamedTuple):
+    """A Python environment that the course lives in."""
+
+    prefix: Path
+
+    @property
+    def python(self) -> str:
+        """Its interpreter."""
+        return f"{self.prefix}/bin/python"
+
+    @property
+    def pip_install(self) -> list[str]:
+        """Install something into it."""
+        quiet = ("--disable-pip-version-check", "--root-user-action=ignore")
+        return [self.python, "-m", "pip", "install", *quiet]
+
+    @property
+    def apt(self) -> Path:
+        """Where Debian packages are unpacked; `cnlab.host` and the private kernel look there."""
+        return self.prefix / "apt"
+
+    def once(self, step: str, key: str, work: Callable[[], None]) -> bool:
+        """Do `work` unless `step`'s stamp says it was done for `key` already; say whether it was done now."""
+        stamp = self.prefix / "var/stamps" / step
+        if stamp.is_file() and stamp.read_text() == key:
+            return False
+        stamp.unlink(missing_ok=True)
+        work()
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(key)
+        return True
+
+
+VENV = Environment(ROOT / ".venv")
 
 
 def fingerprint(*paths: Path) -> str:
@@ -52,18 +90,6 @@ def fingerprint(*paths: Path) -> str:
         for file in [path, *sorted(path.rglob("*"))]:
             digest.update(f"{file}\0".encode() + (file.read_bytes() if file.is_file() else b"") + b"\0")
     return digest.hexdigest()
-
-
-def once(step: str, key: str, work: Callable[[], None]) -> bool:
-    """Do `work` unless `step`'s stamp says it was done for the same `key`; return whether it was done now."""
-    stamp = VENV / "var/stamps" / step
-    if stamp.is_file() and stamp.read_text() == key:
-        return False
-    stamp.unlink(missing_ok=True)
-    work()
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(key)
-    return True
 
 
 def say(message: str) -> None:
@@ -182,43 +208,45 @@ def find_interpreter() -> Interpreter:
     return choose([one for one in found if one])
 
 
-def is_usable_environment() -> bool:
-    """Say whether `.venv` still runs (an upgrade may take its Python away) and is of $PYTHON, if given."""
+def is_usable(env: Environment) -> bool:
+    """Say whether it still runs (an upgrade may take its Python away) and is of $PYTHON, if given."""
     asked = shutil.which(os.environ.get("PYTHON", ""))
-    return os.access(VENV_PYTHON, os.X_OK) and (not asked or VENV_PYTHON.resolve() == Path(asked).resolve())
+    its_own = Path(env.python).resolve()
+    return os.access(env.python, os.X_OK) and (not asked or its_own == Path(asked).resolve())
 
 
-def make_environment() -> None:
-    """Make `.venv` anew, with pip in it."""
+def make_environment(env: Environment) -> None:
+    """Make it anew, with pip in it."""
     python = find_interpreter()
-    say(f"making .venv with Python {python.version[0]}.{python.version[1]} ({python.path})")
-    if not python.has_ensurepip and apt_command() is not None:
-        apt_install([f"python{python.version[0]}.{python.version[1]}-venv"])
+    version = f"{python.version[0]}.{python.version[1]}"
+    say(f"making {env.prefix} with Python {version} ({python.path})")
+    if not python.has_ensurepip and as_root() is not None:
+        apt_install([f"python{version}-venv"])
         python = python._replace(has_ensurepip=True)
     bare = [] if python.has_ensurepip else ["--without-pip"]
-    run([python.path, "-m", "venv", "--clear", *bare, f"{VENV}"], "cannot make .venv")
+    run([python.path, "-m", "venv", "--clear", *bare, f"{env.prefix}"], "cannot make the environment")
     if bare:
-        unpack_privately(["python3-pip-whl"])
-        wheel = next((VENV / "apt/usr/share/python-wheels").glob("pip-*.whl"))
-        run(
-            [f"{VENV_PYTHON}", f"{wheel}/pip", "install", "--no-index", f"{wheel}"],
-            "cannot install pip into .venv",
-        )
+        unpack_privately(["python3-pip-whl"], env.apt)
+        wheel = next(env.apt.glob("usr/share/python-wheels/pip-*.whl"))
+        install = [env.python, f"{wheel}/pip", "install", "--no-index", f"{wheel}"]
+        run(install, "cannot install pip")
 
 
-def install_python_packages() -> None:
-    """Install the pinned packages and the course's own, which stays editable, into `.venv`."""
+def install_python_packages(env: Environment) -> None:
+    """Install the pinned packages and the course's own, which stays editable."""
     say(f"installing {len(locked())} Python packages (a minute or two the first time)")
     what = "cannot install the Python packages (is this machine online? run it again to go on)"
-    run([*PIP_INSTALL, "-r", f"{ROOT}/requirements.lock"], what)
-    run([*PIP_INSTALL, "--no-deps", "--no-build-isolation", "-e", f"{ROOT}"], "cannot install cnlab itself")
+    run([*env.pip_install, "-r", f"{ROOT}/requirements.lock"], what)
+    editable = ["--no-deps", "--no-build-isolation", "--editable", f"{ROOT}"]
+    run([*env.pip_install, *editable], "cannot install cnlab itself")
 
 
-def warm_up() -> None:
+def warm_up(env: Environment) -> None:
     """Compile our modules and list matplotlib's fonts: a private kernel would do both at every start."""
-    run([f"{VENV_PYTHON}", "-m", "compileall", "-q", f"{ROOT}/cnlab"], "cannot compile cnlab")
-    list_fonts = [f"{VENV_PYTHON}", "-c", "import matplotlib.font_manager"]
-    run(list_fonts, "cannot list matplotlib's fonts", MPLCONFIGDIR=f"{VENV}/var/matplotlib", MPLBACKEND="agg")
+    run([env.python, "-m", "compileall", "-q", f"{ROOT}/cnlab"], "cannot compile cnlab")
+    list_fonts = [env.python, "-c", "import matplotlib.font_manager"]
+    cache = f"{env.prefix}/var/matplotlib"
+    run(list_fonts, "cannot list matplotlib's fonts", MPLCONFIGDIR=cache, MPLBACKEND="agg")
 
 
 def package_names(text: str) -> list[str]:
@@ -249,8 +277,8 @@ def missing_here(names: Sequence[str]) -> list[str]:
     return missing(names, installed, [name for name in names if shutil.which(name, path=search)])
 
 
-def apt_command() -> list[str] | None:
-    """Return the words before `apt-get` that make it root, or None where we may not be root."""
+def as_root() -> list[str] | None:
+    """Return the words that make a command run as root, or None where we may not."""
     if os.geteuid() == 0:
         return []
     if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0:
@@ -261,7 +289,7 @@ def apt_command() -> list[str] | None:
 def apt_install(names: Sequence[str]) -> None:
     """Install packages into the system; root only."""
     say(f"installing with apt-get: {' '.join(names)}")
-    apt = [*(apt_command() or []), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]
+    apt = [*(as_root() or []), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]
     install = [*apt, "-o", "DPkg::Lock::Timeout=300", "install", "--no-install-recommends", *names]
     try:
         run(install, "apt-get install")
@@ -270,31 +298,75 @@ def apt_install(names: Sequence[str]) -> None:
         run(install, f"cannot install {' '.join(names)}")
 
 
-def unpack_privately(names: Sequence[str]) -> None:
-    """Download packages with what they depend on and unpack them below `.venv/apt`; needs no root."""
-    say(f"unpacking into .venv/apt: {' '.join(names)}")
-    own = VENV / "var/apt"
-    for folder in ("lists/partial", "archives/partial", "debs"):
-        (own / folder).mkdir(parents=True, exist_ok=True)
-    apt = ["apt-get", "-q", "-y", "-o", f"Dir::Cache={own}"]
-    own_lists = [*apt, "-o", f"Dir::State::Lists={own / 'lists'}"]
-    try:
-        debs = download(apt, names, own / "debs")
-    except SetupError:  # no package lists yet, or older than the archive: fetch our own
-        run([*own_lists, "update"], "cannot fetch apt's package lists (is this machine online?)")
-        debs = download(own_lists, names, own / "debs")
-    for deb in debs:
-        unpack(deb, VENV / "apt")
-    shutil.rmtree(own)
+def unpack_privately(names: Sequence[str], root: Path, *, with_dependencies: bool = True) -> None:
+    """Download packages and unpack them below `root`; needs no root's rights."""
+    say(f"unpacking for us alone, without root: {' '.join(names)}")
+    with apt_folder(root) as own:
+        apt = private_apt(own)
+        own_lists = [*apt, "-o", f"Dir::State::Lists={own}/lists"]
+        try:
+            download(apt, names, own, with_dependencies=with_dependencies)
+        except SetupError:  # no package lists yet, or older than the archive: fetch our own
+            run([*own_lists, "update"], "cannot fetch apt's package lists (is this machine online?)")
+            download(own_lists, names, own, with_dependencies=with_dependencies)
+        unpack_all(own, root)
 
 
-def download(apt: Sequence[str], names: Sequence[str], folder: Path) -> list[Path]:
-    """Fetch the packages that installing `names` would bring, and return the files."""
-    options = ["--no-install-recommends", "--simulate", "install"]
-    wanted = to_unpack(run([*apt, *options, *names], f"cannot resolve {' '.join(names)}"))
-    if wanted:
-        run([*apt, "download", *wanted], f"cannot download {' '.join(wanted)}", cwd=folder)
-    return sorted(folder.glob("*.deb"))
+def unpack_from_debian(name: str, root: Path) -> None:
+    """Unpack a package that Debian has, and this system, derived from it, has not.
+
+    Where Debian's archive is and by which keys it signs, two packages of the derived system say.
+    """
+    say(f"this system has no {name}: taking Debian's")
+    with apt_folder(root) as own:
+        unpack_privately(["debootstrap", "debian-archive-keyring"], own / "tools", with_dependencies=False)
+        mirror = debian_mirror((own / "tools/usr/sbin/debootstrap").read_text())
+        keyring = own / "tools/usr/share/keyrings/debian-archive-keyring.gpg"
+        sources = own / "sources.list"
+        sources.write_text(f"deb [signed-by={keyring}] {mirror} {UML_SUITE} main\n")
+        apt = [*private_apt(own), "-o", f"Dir::State::Lists={own}/lists"]
+        apt += ["-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=-"]
+        run([*apt, "update"], "cannot fetch Debian's package lists (is this machine online?)")
+        download(apt, [name], own, with_dependencies=False)
+        unpack_all(own, root)
+
+
+@contextmanager
+def apt_folder(root: Path) -> Iterator[Path]:
+    """Make a folder beside `root` for apt to work in, for as long as the block lasts."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix="apt-") as own:
+        yield Path(own)
+
+
+def private_apt(own: Path) -> list[str]:
+    """Return an apt-get that writes below `own` only."""
+    for folder in ("lists/partial", "archives/partial"):
+        (own / folder).mkdir(parents=True)
+    return ["apt-get", "-q", "-y", "-o", f"Dir::Cache={own}"]
+
+
+def download(apt: Sequence[str], names: Sequence[str], folder: Path, *, with_dependencies: bool) -> None:
+    """Fetch packages, and what installing them would bring along here."""
+    if with_dependencies:
+        simulate = [*apt, "--no-install-recommends", "--simulate", "install", *names]
+        names = to_unpack(run(simulate, f"cannot resolve {' '.join(names)}"))
+    if names:
+        run([*apt, "download", *names], f"cannot download {' '.join(names)}", cwd=folder)
+
+
+def unpack_all(folder: Path, root: Path) -> None:
+    """Unpack what `download` fetched."""
+    for deb in sorted(folder.glob("*.deb")):
+        unpack(deb, root)
+
+
+def debian_mirror(debootstrap: str) -> str:
+    """Return the address of Debian's archive, which debootstrap knows: it says `DEF_MIRROR="..."`."""
+    found = re.search(r'^DEF_MIRROR="?([^"\s]+)', debootstrap, flags=re.MULTILINE)
+    if not found:
+        raise SetupError("this debootstrap does not say where Debian's archive is")
+    return found.group(1)
 
 
 def unpack(deb: Path, root: Path) -> None:
@@ -313,16 +385,29 @@ def unpack(deb: Path, root: Path) -> None:
         raise SetupError(f"cannot unpack {deb.name}: {telling_line(unpacked.stderr.splitlines())}")
 
 
-def install_programs(names: Sequence[str]) -> None:
+def install_programs(env: Environment, names: Sequence[str]) -> None:
     """Bring the system packages `names` by the best way this machine and user have."""
     if not shutil.which("apt-get", path=SYSTEM_PATH):
         say(f"this machine has no apt-get; install what these Debian packages hold: {' '.join(names)}")
         return
     wanted = missing_here(names)
-    if wanted and apt_command() is not None:
+    if wanted and as_root() is not None:
         apt_install(wanted)
     elif wanted:
-        unpack_privately(wanted)
+        unpack_privately(wanted, env.apt)
+
+
+def install_kernel(env: Environment) -> None:
+    """Bring User-Mode Linux, the private kernel of the notebooks; Debian has it, Ubuntu has not."""
+    if platform.machine() != "x86_64":
+        say(f"User-Mode Linux runs on x86-64 processors only, this one is {platform.machine()}")
+        return
+    try:
+        install_programs(env, [UML])
+    except SetupError as problem:
+        if not re.search("Unable to locate package|no installation candidate", str(problem)):
+            raise
+        unpack_from_debian(UML, env.apt)
 
 
 def locked() -> list[str]:
@@ -333,11 +418,13 @@ def locked() -> list[str]:
 def write_lock() -> None:
     """Resolve pyproject.toml's dependencies to today's versions and write every file that lists them."""
     say("resolving the newest versions that fit together")
-    report = VENV / "var/resolved.json"
-    wanted = [f"{ROOT}[test,lint,book]", "hatchling"]
-    resolve = [*PIP_INSTALL, "--dry-run", "--ignore-installed", "--report", f"{report}", *wanted]
-    run(resolve, "cannot resolve the dependencies")
-    packages = [one["metadata"] for one in json.loads(report.read_text())["install"]]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "resolved.json")
+        wanted = [f"{ROOT}[test,lint,book]", "hatchling"]
+        resolve = [*VENV.pip_install, "--dry-run", "--ignore-installed", "--report", f"{report}", *wanted]
+        run(resolve, "cannot resolve the dependencies")
+        resolved = json.loads(report.read_text())["install"]
+    packages = [one["metadata"] for one in resolved]
     pins = sorted((f"{one['name']}=={one['version']}" for one in packages), key=str.lower)
     pins = [pin for pin in pins if not pin.startswith("cnlab==")]
     (ROOT / "requirements.lock").write_text(
@@ -362,19 +449,22 @@ dependencies:
     return head + "".join(f"      - {pin}\n" for pin in pins)
 
 
-def set_up(*, tests: bool) -> None:
-    """Bring `.venv` and the system programs up to date with the files that name them."""
-    if not is_usable_environment():
-        shutil.rmtree(VENV / "var/stamps", ignore_errors=True)
-    once("venv", f"{VENV}", make_environment)
+def set_up(env: Environment, *, tests: bool) -> None:
+    """Bring an environment and the system's programs up to date with the files that name them."""
+    if env == VENV:
+        if not is_usable(env):
+            shutil.rmtree(env.prefix / "var/stamps", ignore_errors=True)
+        env.once("venv", f"{env.prefix}", lambda: make_environment(env))
     python_inputs = [ROOT / "requirements.lock", ROOT / "pyproject.toml", ROOT / "cnlab/machine/kernelspec"]
-    once("python", fingerprint(*python_inputs), install_python_packages)
-    once("warm", fingerprint(ROOT / "requirements.lock", *sorted((ROOT / "cnlab").rglob("*.py"))), warm_up)
+    env.once("python", fingerprint(*python_inputs), lambda: install_python_packages(env))
+    warm_inputs = [ROOT / "requirements.lock", *sorted((ROOT / "cnlab").rglob("*.py"))]
+    env.once("warm", fingerprint(*warm_inputs), lambda: warm_up(env))
     for path in [ROOT / "binder/apt.txt"] + ([ROOT / "tests/apt.txt"] if tests else []):
         names = package_names(path.read_text())
-        once(f"{path.parent.name}-apt", fingerprint(path), functools.partial(install_programs, names))
+        env.once(f"{path.parent.name}-apt", fingerprint(path), partial(install_programs, env, names))
+    env.once("uml", UML_SUITE, lambda: install_kernel(env))
     if tests:
-        once("npm", fingerprint(ROOT / "tests/browser/package-lock.json"), install_node_packages)
+        env.once("npm", fingerprint(ROOT / "tests/browser/package-lock.json"), install_node_packages)
 
 
 def install_node_packages() -> None:
@@ -387,6 +477,7 @@ def main() -> int:
     """Run the command line; 0 when all is set up, 1 with one clear line when not."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--tests", action="store_true", help="also install what the tests need")
+    parser.add_argument("--active", action="store_true", help="fill the running Python's environment")
     parser.add_argument("--lock", action="store_true", help="write the lists of pinned versions anew")
     options = parser.parse_args()
     os.umask(0o022)  # other users may run what is installed here
@@ -396,7 +487,7 @@ def main() -> int:
     try:
         if options.lock:
             write_lock()
-        set_up(tests=options.tests)
+        set_up(Environment(Path(sys.prefix)) if options.active else VENV, tests=options.tests)
     except SetupError as problem:
         say(str(problem))
         return 1

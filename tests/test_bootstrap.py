@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import tomllib
 import pytest
 
 import bootstrap
-from bootstrap import Interpreter, SetupError
+from bootstrap import Environment, Interpreter, SetupError
 
 SYSTEM = Interpreter("/usr/bin/python3.11", (3, 11), has_ensurepip=True, is_public=True)
 PRIVATE = Interpreter("/root/own/bin/python3.13", (3, 13), has_ensurepip=True, is_public=False)
@@ -90,23 +91,23 @@ def test_apt_list_may_hold_comments():
     assert bootstrap.package_names("# why\niproute2  # ip\n\nprocps\n") == ["iproute2", "procps"]
 
 
-def test_step_done_for_the_same_inputs_is_not_done_again(monkeypatch, tmp_path):
+def test_step_done_for_the_same_inputs_is_not_done_again(tmp_path):
     """This is what makes a second `make lab` instant."""
-    monkeypatch.setattr(bootstrap, "VENV", tmp_path)
+    env = Environment(tmp_path)
     done = []
     for key in ("a", "a", "b"):
-        bootstrap.once("step", key, lambda key=key: done.append(key))
+        env.once("step", key, lambda key=key: done.append(key))
 
     assert done == ["a", "b"]
 
 
-def test_step_that_failed_is_done_again(monkeypatch, tmp_path):
+def test_step_that_failed_is_done_again(tmp_path):
     """Switched off half-way, the set-up goes on where it stopped."""
-    monkeypatch.setattr(bootstrap, "VENV", tmp_path)
+    env = Environment(tmp_path)
     with pytest.raises(ZeroDivisionError):
-        bootstrap.once("step", "a", lambda: 1 // 0)
+        env.once("step", "a", lambda: 1 // 0)
 
-    assert bootstrap.once("step", "a", lambda: None)
+    assert env.once("step", "a", lambda: None)
 
 
 def test_fingerprint_changes_with_a_file_in_a_folder(tmp_path):
@@ -166,7 +167,7 @@ def test_two_runs_at_once_take_turns(monkeypatch, tmp_path):
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["bootstrap.py"])
 
-    def set_up(*, tests: bool) -> None:
+    def set_up(env: Environment, *, tests: bool) -> None:
         other = os.open(tmp_path, os.O_RDONLY)
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -180,9 +181,44 @@ def test_two_runs_at_once_take_turns(monkeypatch, tmp_path):
 def test_machine_without_apt_is_told_what_to_install(monkeypatch, capsys):
     """Other distributions work too; only their package manager is not ours to drive."""
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
-    bootstrap.install_programs(["user-mode-linux", "iproute2"])
+    bootstrap.install_programs(Environment(bootstrap.ROOT), ["user-mode-linux", "iproute2"])
 
     assert "no apt-get" in capsys.readouterr().out
+
+
+def test_system_without_user_mode_linux_takes_debians(monkeypatch, tmp_path):
+    """Ubuntu, the base of Binder's images, does not build the package."""
+
+    def install(env: Environment, names: list[str]) -> None:
+        raise SetupError(f"cannot resolve {names[0]}: E: Unable to locate package {names[0]}")
+
+    taken = []
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(bootstrap, "install_programs", install)
+    monkeypatch.setattr(bootstrap, "unpack_from_debian", lambda name, root: taken.append((name, root)))
+    bootstrap.install_kernel(Environment(tmp_path))
+
+    assert taken == [("user-mode-linux", tmp_path / "apt")]
+
+
+def test_failure_for_another_reason_is_not_taken_for_a_missing_package(monkeypatch, tmp_path):
+    """Offline, a second attempt elsewhere would only hide the first one's message."""
+
+    def install(env: Environment, names: list[str]) -> None:
+        raise SetupError("cannot fetch apt's package lists: E: Temporary failure resolving")
+
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(bootstrap, "install_programs", install)
+
+    with pytest.raises(SetupError, match="Temporary failure"):
+        bootstrap.install_kernel(Environment(tmp_path))
+
+
+def test_debootstrap_says_where_debian_is():
+    """It is asked so that no address of an archive need be written down, and grow old, here."""
+    script = '#!/bin/sh\nVERSION=1\nDEF_MIRROR="http://debian.example/debian"\nDEF_HTTPS_MIRROR="https://x"\n'
+
+    assert bootstrap.debian_mirror(script) == "http://debian.example/debian"
 
 
 def test_every_dependency_is_locked():
@@ -204,7 +240,7 @@ def test_lock_holds_names_and_exact_versions_only():
 def test_installed_versions_are_the_locked_ones():
     """Otherwise the tests would prove another environment than the one a student gets."""
     freeze = subprocess.run(
-        [*bootstrap.PIP, "freeze", "--all"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "pip", "freeze", "--all"], capture_output=True, text=True, check=True
     ).stdout
     installed = set(freeze.lower().replace("_", "-").split())
 
