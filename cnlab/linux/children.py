@@ -290,8 +290,11 @@ def _die_with_parent(report: socket.socket) -> None:
 
 
 def _fork_and_relay(report: socket.socket) -> None:
-    """Return in a child; the caller waits for that child and ends as it ended."""
-    pid = os.fork()
+    """Return in a child; the caller waits for that child and ends as it ended.
+
+    Not by fork(3): its hooks wait for threads that the notebook has and its child has not, such as those of numpy.
+    """
+    pid, _ = syscalls.clone3()
     if pid == 0:
         return
     report.close()
