@@ -61,4 +61,8 @@ def lab(arguments: Sequence[str]) -> int:
     ]
     if os.geteuid() == 0:
         command.append("--allow-root")  # the notebooks' own root lives in a private kernel, whoever starts it
-    os.execv(sys.executable, [*command, *arguments])
+    scripts = os.path.dirname(
+        sys.executable
+    )  # a terminal in JupyterLab finds jupyter, nbgrader and cnlab there
+    environment = {**os.environ, "PATH": os.pathsep.join([scripts, *os.get_exec_path()])}
+    os.execve(sys.executable, [*command, *arguments], environment)

@@ -81,17 +81,18 @@ def test_unknown_option_is_refused_in_one_line():
 def test_lab_passes_further_arguments_on(monkeypatch):
     """`make lab LAB_ARGS="--no-browser"` works on machines without a screen."""
     started = []
-    monkeypatch.setattr(os, "execv", lambda path, argv: started.append(argv))
+    monkeypatch.setattr(os, "execve", lambda path, argv, env: started.append((argv, env["PATH"])))
     monkeypatch.setattr(cli, "CHECKOUT", Path("/course"))
     monkeypatch.setattr(Path, "is_file", lambda path: True)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("PATH", "/usr/bin")
     cli.main(["lab", "--no-browser", "--port", "8890"])
 
-    expected = [
+    command = [
         *(sys.executable, "-m", "jupyterlab", "/course/notebooks/00-welcome.ipynb"),
         *("--ServerApp.root_dir=/course", "--no-browser", "--port", "8890"),
     ]
-    assert started == [expected]
+    assert started == [(command, f"{Path(sys.executable).parent}:/usr/bin")]
 
 
 def test_lab_outside_a_checkout_says_so(monkeypatch, tmp_path, capsys):
