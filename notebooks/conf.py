@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import html
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
+import jupyter_cache.executors.utils
+import nbclient
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -31,8 +34,11 @@ nb_execution_cache_path = str(BUILD / "book-cache")
 nb_execution_in_temp = True
 nb_execution_timeout = 60
 nb_execution_show_tb = True
-nb_merge_streams = True
 nb_output_stderr = "warn"
+
+# What a cell prints in several writes is one output, as in JupyterLab. jupyter-cache has no setting for that,
+# and myst-nb's nb_merge_streams breaks the line between two writes.
+jupyter_cache.executors.utils.executenb = partial(nbclient.execute, coalesce_streams=True)
 
 # No kernel runs behind a page and no script is fetched from elsewhere: of every output the richest form
 # that stands by itself is shown. An output that has only a live form is a warning, and so an error.

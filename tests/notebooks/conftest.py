@@ -1,0 +1,141 @@
+"""The notebooks are run once for all tests here: twice in a row by a student, on the private kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from student import Student
+
+from cnlab.clock import wait_until
+from cnlab.linux.mounts import read_mountinfo
+from cnlab.linux.namespaces import namespaces_of
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LABS = sorted((ROOT / "labs").glob("*/*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request: pytest.FixtureRequest) -> Path:
+    """Each notebook there is."""
+    return request.param
+
+
+@pytest.fixture(params=NOTEBOOKS + LABS, ids=lambda path: path.stem)
+def notebook_or_lab(request: pytest.FixtureRequest) -> Path:
+    """Each notebook and each lab's source there is."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def all_notebooks() -> list[Path]:
+    """Every notebook there is."""
+    return NOTEBOOKS
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What the work of a student could leave on a machine."""
+
+    processes: frozenset[int]
+    namespaces: frozenset[str]
+    mounts: frozenset[str]
+    cgroups: frozenset[str]
+    files: frozenset[str]
+
+
+def footprint(student: Student, results: Path) -> Footprint:
+    """Look what there is of `student` now, `results` aside."""
+    processes = frozenset(student.processes())
+    mounts = read_mountinfo()
+    trees = [mount.mount_point for mount in mounts if mount.fs_type in ("cgroup", "cgroup2")]
+    return Footprint(
+        processes=processes,
+        namespaces=frozenset(str(space) for pid in processes for space in namespaces_of(pid).values()),
+        mounts=frozenset(f"{mount.source} on {mount.mount_point}" for mount in mounts),
+        cgroups=frozenset(group for tree in trees for group, _, _ in os.walk(tree)),
+        files=frozenset(files_of(student, results)),
+    )
+
+
+def files_of(student: Student, results: Path) -> Iterator[str]:
+    """Name every file at the student's home, and every one of theirs where all may write."""
+    for place in (student.home, Path(tempfile.gettempdir()), Path("/dev/shm")):
+        for directory, _, names in os.walk(place):
+            for path in (Path(directory, name) for name in names):
+                with contextlib.suppress(FileNotFoundError):  # others write there too
+                    if path.lstat().st_uid == student.uid and results not in path.parents:
+                        yield str(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What came of running every notebook twice."""
+
+    results: Path
+    runs: list[dict[str, object]]
+    before: Footprint
+    after: Footprint
+
+    def of(self, notebook: Path) -> list[dict[str, object]]:
+        return [run for run in self.runs if run["notebook"] == notebook.stem]
+
+    def executed(self, notebook: Path, name: str = "as-it-is") -> NotebookNode:
+        return nbformat.read(self.results / name / notebook.name, as_version=4)
+
+
+@pytest.fixture(scope="session")
+def reader() -> Iterator[Student]:
+    """The student who runs the notebooks and builds the book."""
+    with Student() as student:
+        yield student
+
+
+@pytest.fixture(scope="session")
+def runs(reader: Student) -> Runs:
+    """Every notebook run twice in the student's own copy of the course, and what that left behind."""
+    results = reader.home / "results"
+    copies = [reader.home / "notebooks" / path.name for path in NOTEBOOKS]
+    reader.run(["mkdir", "notebooks"], check=True)
+    reader.run(["cp", *map(str, NOTEBOOKS), "notebooks"], check=True)
+    before = footprint(reader, results)
+    script = Path(__file__).parent / "run_notebooks.py"
+    done = reader.run([sys.executable, str(script), str(results), *map(str, copies)], check=False)
+    assert done.returncode == 0, done.stderr
+    with contextlib.suppress(TimeoutError):  # what is still there then is what the test shows
+        wait_until(lambda: footprint(reader, results) == before, timeout_s=10)
+    return Runs(results, json.loads(done.stdout), before, footprint(reader, results))
+
+
+@pytest.fixture(scope="session")
+def book(reader: Student, runs: Runs) -> Path:
+    """The book, rendered by the student from what the notebooks gave in their first run."""
+    pages = reader.home / "book" / "html"
+    settings = [
+        "-D",
+        f"nb_execution_cache_path={runs.results / 'cache'}",
+        "-d",
+        str(reader.home / "doctrees"),
+    ]
+    sphinx = [sys.executable, "-m", "sphinx", "-W", "-b", "html", *settings]
+    done = reader.run([*sphinx, str(ROOT / "notebooks"), str(pages)], check=False)
+    assert done.returncode == 0, done.stderr
+    return pages
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Path:
+    """Where pictures are kept for people to look at."""
+    directory = ROOT / "build" / "pictures"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
