@@ -139,10 +139,10 @@ class NamespaceMap:
     ) -> None:
         self.close()
 
-    def start(self, *kinds: str) -> int:
-        """Start a sleeping process in new namespaces of these kinds and return its pid."""
+    def start(self, *kinds: str, program: Sequence[str] = PROGRAM) -> int:
+        """Start a process, by default one that sleeps, in new namespaces of these kinds and return its pid."""
         stack = contextlib.ExitStack()
-        child = stack.enter_context(spawn(PROGRAM, new=kinds))
+        child = stack.enter_context(spawn(program, new=kinds))
         self._stacks.append(stack)
         return child.pid
 
