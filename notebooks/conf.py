@@ -1,6 +1,6 @@
-"""Sphinx settings of the rendered book: every notebook executed, every page readable without a network.
+"""Settings of the rendered book: all is executed, nothing needs a network to be read.
 
-See: https://myst-nb.readthedocs.io, "Execute and cache your notebooks" and "Configuration".
+See: myst-nb's documentation, "Execute and cache your notebooks" and "Configuration".
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-import jupyter_cache.executors.utils
 import nbclient
 from docutils import nodes
+from jupyter_cache.executors import utils as jupyter_cache_executors
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
@@ -21,27 +21,25 @@ BUILD = Path(__file__).parent.parent / "build"
 
 project = "From Containers to Functions"
 author = "the cnlab authors"
-project_copyright = "the cnlab authors. Prose and figures: CC BY 4.0. Code: BSD-3-Clause"
+project_copyright = f"{author}. Prose and figures: CC BY 4.0. Code: BSD-3-Clause"
 
 extensions = ["myst_nb"]
 exclude_patterns = ["**/.ipynb_checkpoints"]
-templates_path: list[str] = []
 
-# A notebook is executed again when its code or its kernel changed. It runs in a directory of its own, so
-# that nothing it writes lands beside its source.
+# A notebook is executed again when its code or its kernel changed.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(BUILD / "book-cache")
-nb_execution_in_temp = True
 nb_execution_timeout = 60
 nb_execution_show_tb = True
 nb_output_stderr = "warn"
 
-# What a cell prints in several writes is one output, as in JupyterLab. jupyter-cache has no setting for that,
-# and myst-nb's nb_merge_streams breaks the line between two writes.
-jupyter_cache.executors.utils.executenb = partial(nbclient.execute, coalesce_streams=True)
+# What a cell prints in several writes is one output, as in JupyterLab. jupyter-cache
+# has no setting for that, and nb_merge_streams of myst-nb breaks the line in between.
+jupyter_cache_executors.executenb = partial(nbclient.execute, coalesce_streams=True)
 
-# No kernel runs behind a page and no script is fetched from elsewhere: of every output the richest form
-# that stands by itself is shown. An output that has only a live form is a warning, and so an error.
+# No kernel runs behind a page and no script is fetched from elsewhere: of every output
+# the richest form that stands by itself is shown. An output that has only a live form
+# is a warning, and so an error.
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 nb_mime_priority_overrides = [
     ("html", "application/vnd.jupyter.widget-view+json", None),
@@ -54,7 +52,7 @@ html_static_path = ["_static"]
 html_css_files = ["book.css"]
 html_favicon = "_static/favicon.svg"
 html_use_index = False
-html_context = {"default_mode": "auto"}  # light or dark as the reader's system has it
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system has it
 html_theme_options = {
     "home_page_in_toc": True,
     "navbar_persistent": [],  # the side bar has a search field already
@@ -68,41 +66,44 @@ class ExecutionTable(SphinxDirective):
     """Make room for the table of when, where and how long each notebook ran."""
 
     def run(self) -> list[nodes.Node]:
-        """Have the page read again in every build, because notebooks may have run since the last."""
+        """Have the page read in every build, because notebooks may have run since."""
         self.env.note_reread()
         return [nodes.raw(format="html", classes=["execution-table"])]
 
 
 def fill_execution_table(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Write a row for each page that was executed."""
-    rows = []
+    rows = [("th", "Notebook", "Seconds", "Kernel", "Python", "When")]
     for name, data in sorted(app.env.nb_metadata.items()):
         if run := data.get("exec_data"):
             page = app.env.metadata[name]
-            title = html.escape(app.env.titles[name].astext())
-            link = f'<a href="{app.builder.get_relative_uri(docname, name)}">{title}</a>'
+            uri = app.builder.get_relative_uri(docname, name)
+            link = f'<a href="{uri}">{html.escape(app.env.titles[name].astext())}</a>'
+            kernel = page["kernelspec"]["display_name"]
+            python = page["language_info"]["version"]
             when = f"{datetime.fromtimestamp(run['mtime']):%Y-%m-%d %H:%M}"
-            kernel = (page["kernelspec"]["display_name"], page["language_info"]["version"])
-            rows.append((link, f"{run['runtime']:.1f}", *kernel, when))
-    head = "".join(f"<th>{name}</th>" for name in ("Notebook", "Seconds", "Kernel", "Python", "When"))
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    table = f'<table class="table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+            rows.append(("td", link, f"{run['runtime']:.1f}", kernel, python, when))
+    lines = [
+        "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+        for tag, *cells in rows
+    ]
+    table = f'<table class="table">{"".join(lines)}</table>'
     for place in doctree.findall(nodes.raw):
         if "execution-table" in place["classes"]:
             place.append(nodes.Text(table))
 
 
 def describe_images(_app: Sphinx, doctree: nodes.document) -> None:
-    """Give each image among the outputs the text that stands beside it as its alternative text."""
+    """Give each image among the outputs the text beside it as its alternative text."""
     for bundle in doctree.findall(nodes.container):
         if bundle.get("nb_element") == "mime_bundle":
-            text = next((form.astext() for form in bundle if form["mime_type"] == "text/plain"), "")
+            texts = [form for form in bundle if form["mime_type"] == "text/plain"]
             for image in bundle.findall(nodes.image):
-                image.setdefault("alt", text)
+                image.setdefault("alt", "".join(text.astext() for text in texts))
 
 
 def leave_out_widget_state(_app: Sphinx, env: BuildEnvironment) -> None:
-    """Drop the state of live widgets: no page shows them, and it weighs more than the page."""
+    """Drop the state of live widgets: no page shows them, and it outweighs the page."""
     for data in getattr(env, "nb_metadata", {}).values():
         data.pop("js_files", None)
 
