@@ -31,8 +31,14 @@ CPU_CHOICES = [
     (f"{percent} %", (percent * PERIOD_US // 100, PERIOD_US)) for percent in (5, 10, 20, 30, 50, 75)
 ]
 MEMORY_CHOICES = [(size, size) for size in ("16M", "24M", "32M", "48M", "64M", "96M")]
+FILES_HTML = '<pre style="line-height: 1.4; margin: 0">{}</pre>'
 STATIC_NOTE = "In a running notebook, two sliders change cpu.max and memory.max of this job while it runs."
-FILES = ("cpu.max", "memory.max", "cpu.stat", "memory.events")
+FILES: dict[str, tuple[str, ...]] = {  # what is shown of each; nothing named is all of it
+    "cpu.max": (),
+    "cpu.stat": ("nr_periods", "nr_throttled", "throttled_usec"),
+    "memory.max": (),
+    "memory.events": ("max", "oom_kill"),
+}
 
 
 class LiveJob(threading.Thread):
@@ -113,6 +119,10 @@ def stop_live_jobs() -> None:
             thread.stop()
 
 
+def _excerpt(text: str, keys: Sequence[str]) -> list[str]:
+    return [line for line in text.splitlines() if not keys or line.split()[0] in keys]
+
+
 class CgroupPanel:
     """Controls and a live drawing of one job in one cgroup."""
 
@@ -157,6 +167,7 @@ class CgroupPanel:
         )
         for slider in (self.cpu_max, self.memory_max):
             slider.continuous_update = False
+            slider.layout.width = "460px"
             slider.observe(self._move, names="value")
         self.start_button = widgets.Button(description="start", tooltip="Run the job in a cgroup of its own")
         self.stop_button = widgets.Button(
@@ -212,8 +223,8 @@ class CgroupPanel:
 
     def _show(self, group: Cgroup, reading: Reading) -> None:
         self._readings.append(reading)
-        lines = [f"{group.path / name}: {' '.join(group.read(name).split())}" for name in FILES]
-        self.files.value = "<br>".join(f"<code>{html.escape(line)}</code>" for line in lines)
+        lines = [f"{file:15}{'  '.join(_excerpt(group.read(file), keys))}" for file, keys in FILES.items()]
+        self.files.value = FILES_HTML.format(html.escape("\n".join([f"{group.path}:", *lines])))
         if len(self._readings) > 1:
             self.chart.value = usage_svg(self._readings)
 

@@ -67,7 +67,7 @@ def test_moving_a_slider_starts_the_job_and_writes_its_file(student):
     wait_until(lambda: read("cpu.max") == "20000 100000", timeout_s=10)
     panel.memory_max.value = "32M"
     wait_until(lambda: read("memory.max") == str(32 << 20), timeout_s=10)
-    wait_until(lambda: "<svg" in panel.chart.value and "cpu.max: 20000" in panel.files.value, timeout_s=10)
+    wait_until(lambda: "<svg" in panel.chart.value and "20000 100000" in panel.files.value, timeout_s=10)
     panel.stop()
     print(group.exists(), live_jobs(), panel.files.value, panel.start_button.disabled)
     """
