@@ -8,6 +8,9 @@
 The kernel saying no is an `OSError` with its errno; see `cnlab.linux.syscalls`.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 
 class CnlabError(Exception):
     """Base of all errors that a rule of ours raises."""
@@ -23,6 +26,10 @@ class MissingFeature(CnlabError):  # noqa: N818 - reads as the claim it makes
         self.hint = hint
         if hint:
             self.add_note(f"Hint: {hint}")
+
+    def __reduce__(self) -> tuple[Callable[[], "MissingFeature"], tuple[()]]:
+        """Let it be pickled: an exception is otherwise rebuilt from its message alone."""
+        return partial(MissingFeature, self.feature, self.reason, hint=self.hint), ()
 
 
 class InvalidValue(CnlabError, ValueError):  # noqa: N818

@@ -10,6 +10,7 @@ See: clone(2), execve(2), pidfd_open(2), prctl(2) on ``PR_SET_PDEATHSIG``.
 """
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -27,6 +28,7 @@ from cnlab.linux import nsfs, syscalls
 
 Program = Sequence[str] | Callable[[], int | None]
 _START_TIMEOUT_S = 20.0
+_LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 class Child:
@@ -104,6 +106,7 @@ def start(
 
     The child leads a session and process group of its own, reads ``/dev/null``, has no signal handlers, and
     dies with the thread that started it. In a new pid namespace it is process 1, with nothing in between.
+    A function has one thread only: it must not wait for others, such as those of numpy's linear algebra.
 
     Args:
         program: what to run.
@@ -188,7 +191,7 @@ def _read_available(fd: int) -> bytes:
 def _clone(flags: int, cgroup: Path | None) -> tuple[int, int]:
     cgroup_fd = None if cgroup is None else os.open(cgroup, os.O_PATH | os.O_DIRECTORY)
     try:
-        return syscalls.clone3(flags, cgroup_fd=cgroup_fd)
+        return syscalls.clone3(flags | syscalls.CLONE_CLEAR_SIGHAND, cgroup_fd=cgroup_fd)
     except PermissionError as error:
         if os.geteuid() != 0 and not flags & syscalls.CLONE_NEWUSER:
             error.add_note(
@@ -257,32 +260,21 @@ def _live(
 
 
 def _forget_parent(outputs: Sequence[int]) -> None:
-    """Leave the session, the signal handlers and the terminal of the parent."""
+    """Leave the session, the terminal and the outputs of the parent; `_clone` left its signal handlers."""
+    gc.freeze()  # a collection would touch all of the parent's memory, and so copy it
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, None):
-            signal.signal(number, signal.SIG_DFL)
-    for number in (
-        signal.SIGPIPE,
-        signal.SIGXFSZ,
-    ):  # the interpreter ignores them, and execve would keep that
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.setsid()
     syscalls.set_parent_death_signal(signal.SIGKILL)
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
     for fd, output in enumerate(outputs, start=1):
         os.dup2(output, fd)
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - they last as long as the process
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
 
 
 def _die_with_parent(report: socket.socket) -> None:
     """Ask again for the parent's death signal, which a change of user id forgets; end if it is too late."""
     syscalls.set_parent_death_signal(signal.SIGKILL)
     try:
-        is_orphan = report.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        is_orphan = report.recv(1, _LOOK) == b""
     except BlockingIOError:
         is_orphan = False
     if is_orphan:
@@ -290,11 +282,8 @@ def _die_with_parent(report: socket.socket) -> None:
 
 
 def _fork_and_relay(report: socket.socket) -> None:
-    """Return in a child; the caller waits for that child and ends as it ended.
-
-    Not by fork(3): its hooks wait for threads that the notebook has and its child has not, such as those of numpy.
-    """
-    pid, _ = syscalls.clone3()
+    """Return in a child; the caller waits for that child and ends as it ended."""
+    pid = _fork()
     if pid == 0:
         return
     report.close()
@@ -305,6 +294,11 @@ def _fork_and_relay(report: socket.socket) -> None:
 
 
 def _execute(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+    for number in (
+        signal.SIGPIPE,
+        signal.SIGXFSZ,
+    ):  # the interpreter ignores them, and execve would keep that
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execvpe(argv[0], list(argv), env)
     except OSError as error:
@@ -312,6 +306,10 @@ def _execute(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
 
 
 def _call(function: Callable[[], int | None]) -> int:
+    # The parent's streams may be a notebook's, which are sockets in disguise.
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - they last as long as the process
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    os.fork = _fork
     try:
         return function() or 0
     except SystemExit as stop:
@@ -322,6 +320,14 @@ def _call(function: Callable[[], int | None]) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _fork() -> int:
+    """Fork without fork(3), whose hooks wait for threads that only the parent has, such as those of numpy."""
+    pid, pidfd = syscalls.clone3()
+    if pid:
+        os.close(pidfd)
+    return pid
 
 
 def _tell(report: socket.socket, error: BaseException) -> None:

@@ -43,10 +43,12 @@ def parse_namespace(link: str) -> Namespace:
 
 
 def namespaces_of(pid: int | str = "self") -> dict[str, Namespace]:
-    """Return the namespaces that process `pid` is in, by kind; kinds that the kernel lacks are not there.
+    """Return the namespaces that process `pid` is in, by kind.
+
+    Kinds that the kernel lacks are not there. A zombie has let go of all but the user and pid namespace.
 
     Raises:
-        ProcessLookupError: there is no such process, or it has ended (a zombie is in no namespace any more).
+        ProcessLookupError: there is no such process.
         PermissionError: the process belongs to somebody else.
     """
     found = {}

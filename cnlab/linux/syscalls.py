@@ -25,6 +25,7 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+CLONE_CLEAR_SIGHAND = 0x1_0000_0000
 CLONE_INTO_CGROUP = 0x2_0000_0000
 
 MS_RDONLY = 0x1
@@ -222,7 +223,7 @@ def clone3(flags: int = 0, *, cgroup_fd: int | None = None) -> tuple[int, int]:
     sys.stdout.flush()
     sys.stderr.flush()
     pid = _fork_by(functools.partial(_libc_with_lock.syscall, _SYS_CLONE3, ctypes.byref(args), size))
-    _check(pid, f"clone3({flag_names(args.flags & ~CLONE_PIDFD)})")
+    _check(pid, f"clone3({flag_names(args.flags & ~(CLONE_PIDFD | CLONE_CLEAR_SIGHAND))})")
     return pid, pidfd.value
 
 
