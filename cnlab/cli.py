@@ -52,17 +52,10 @@ def lab(arguments: Sequence[str]) -> int:
     if not (CHECKOUT / WELCOME).is_file():
         print(f"cnlab lab: no {WELCOME} in {CHECKOUT}: run it from a checkout of the course", file=sys.stderr)
         return 1
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        str(CHECKOUT / WELCOME),
-        f"--ServerApp.root_dir={CHECKOUT}",
-    ]
+    options = [f"--ServerApp.root_dir={CHECKOUT}", f"--LabApp.default_url=/lab/tree/{WELCOME}"]
     if os.geteuid() == 0:
-        command.append("--allow-root")  # the notebooks' own root lives in a private kernel, whoever starts it
-    scripts = os.path.dirname(
-        sys.executable
-    )  # a terminal in JupyterLab finds jupyter, nbgrader and cnlab there
-    environment = {**os.environ, "PATH": os.pathsep.join([scripts, *os.get_exec_path()])}
-    os.execve(sys.executable, [*command, *arguments], environment)
+        options.append("--allow-root")  # the notebooks' own root lives in a private kernel, whoever starts it
+    command = [sys.executable, "-m", "jupyterlab", *options, *arguments]
+    # a terminal in JupyterLab finds jupyter, nbgrader and cnlab on its PATH
+    path = os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()])
+    os.execve(sys.executable, command, {**os.environ, "PATH": path})

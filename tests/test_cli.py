@@ -89,8 +89,8 @@ def test_lab_passes_further_arguments_on(monkeypatch):
     cli.main(["lab", "--no-browser", "--port", "8890"])
 
     command = [
-        *(sys.executable, "-m", "jupyterlab", "/course/notebooks/00-welcome.ipynb"),
-        *("--ServerApp.root_dir=/course", "--no-browser", "--port", "8890"),
+        *(sys.executable, "-m", "jupyterlab", "--ServerApp.root_dir=/course"),
+        *("--LabApp.default_url=/lab/tree/notebooks/00-welcome.ipynb", "--no-browser", "--port", "8890"),
     ]
     assert started == [(command, f"{Path(sys.executable).parent}:/usr/bin")]
 
