@@ -125,6 +125,7 @@ class Cgroup:
         cgroup_tree.require_controllers(self._parent, (file for file, _ in self._lines))
         cgroup_tree.enable_controllers(self._parent)
         cgroup_tree.make(self.path)
+        self._origin = cgroup_of()
         try:
             self._write_all(self._lines)
         except BaseException:
@@ -143,7 +144,7 @@ class Cgroup:
             os.rmdir(directory)
 
     def _step_out(self) -> None:
-        """Take the caller out of the group, lest it kill itself."""
+        """Take the caller out of the group, lest it kill itself: the famous snippet writes ``$$`` there."""
         if self._origin is not None and self.path in (here := cgroup_of(), *here.parents):
             cgroup_tree.write(self._origin / "cgroup.procs", str(os.getpid()))
 
@@ -252,8 +253,6 @@ class Cgroup:
         Raises:
             ProcessLookupError: there is no such process.
         """
-        if pid in (0, os.getpid()):
-            self._origin = self._origin or cgroup_of()
         cgroup_tree.write(self.path / "cgroup.procs", str(pid))
 
     def pids(self) -> list[int]:

@@ -58,7 +58,11 @@ class Child:
                 syscalls.pidfd_send_signal(self.pidfd, number)
 
     def poll(self) -> int | None:
-        """Return the exit code, minus the signal's number if one ended it, or None if it still runs."""
+        """Return the exit code, minus the signal's number if one ended it, or None if it still runs.
+
+        Raises:
+            ChildProcessError: some other code in this process has waited for it, and taken its exit code.
+        """
         if self.returncode is None:
             result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
             if result is not None:
@@ -85,7 +89,8 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self.signal(signal.SIGKILL)
-        self.wait()
+        with contextlib.suppress(ChildProcessError):
+            self.wait()
         os.close(self.pidfd)
 
 

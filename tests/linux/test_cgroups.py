@@ -281,7 +281,7 @@ def test_caller_in_its_own_group_is_not_killed_by_its_end():
     """The famous snippet writes $$ to cgroup.procs; the notebook must survive it."""
     before = cgroup_of()
     with Cgroup("cnlab-test") as group:
-        group.add(os.getpid())
+        (group.path / "cgroup.procs").write_text(str(os.getpid()))
         assert cgroup_of() == group.path
 
     assert cgroup_of() == before

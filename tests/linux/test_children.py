@@ -199,6 +199,14 @@ def test_signal_to_a_child_that_has_ended_does_nothing():
         assert child.returncode == 0
 
 
+def test_child_that_somebody_else_has_reaped_leaves_nothing():
+    """A learner's `os.waitpid(-1, 0)` takes whatever ends first."""
+    with start(["true"]) as child:
+        os.waitpid(child.pid, 0)
+        with pytest.raises(ChildProcessError):
+            child.wait(timeout_s=10)
+
+
 def _complete(argv, *, timeout_s=20.0, check=False):
     with start(argv, capture=True) as child:
         return complete(child, argv, timeout_s=timeout_s, check=check)
