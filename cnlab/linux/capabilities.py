@@ -3,12 +3,10 @@
 See: capabilities(7).
 """
 
-import errno
 from dataclasses import dataclass
-from pathlib import Path
 
 from cnlab.errors import InvalidValue
-from cnlab.linux import syscalls
+from cnlab.linux import procfs, syscalls
 from cnlab.linux.processes import parse_status
 
 NAMES = tuple(
@@ -57,11 +55,7 @@ def of(pid: int | str = "self") -> CapabilitySets:
     Raises:
         ProcessLookupError: there is no such process.
     """
-    try:
-        status = parse_status(Path(f"/proc/{pid}/status").read_text())
-    except FileNotFoundError:
-        reason = f"read(/proc/{pid}/status): no process {pid}; it may have ended"
-        raise ProcessLookupError(errno.ESRCH, reason) from None
+    status = parse_status(procfs.read(pid, "status"))
     fields = ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb")
     return CapabilitySets(*(names_in(int(status[name], 16)) for name in fields))
 

@@ -6,9 +6,9 @@ See: user_namespaces(7), "User and group ID mappings".
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cnlab.errors import InvalidValue
+from cnlab.linux import procfs
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,12 @@ def parse_id_map(text: str) -> list[IdMap]:
 
 def read_uid_map(pid: int | str = "self") -> list[IdMap]:
     """Return how user ids of `pid`'s user namespace map to ours; empty if nobody has written the map yet."""
-    return parse_id_map(Path(f"/proc/{pid}/uid_map").read_text())
+    return parse_id_map(procfs.read(pid, "uid_map"))
 
 
 def read_gid_map(pid: int | str = "self") -> list[IdMap]:
     """Return how group ids of `pid`'s user namespace map to ours."""
-    return parse_id_map(Path(f"/proc/{pid}/gid_map").read_text())
+    return parse_id_map(procfs.read(pid, "gid_map"))
 
 
 def write_uid_map(pid: int | str, maps: Sequence[IdMap]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnlab.linux import syscalls
+from cnlab.linux import procfs, syscalls
 from cnlab.linux.syscalls import (
     MNT_DETACH,
     MS_BIND,
@@ -81,7 +81,7 @@ def _unescape(name: str) -> str:
 
 def read_mountinfo(pid: int | str = "self") -> list[Mount]:
     """Return the mounts that process `pid` sees."""
-    return parse_mountinfo(Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape"))
+    return parse_mountinfo(procfs.read(pid, "mountinfo", errors="surrogateescape"))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 See: namespaces(7), "The /proc/pid/ns/ directory".
 """
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -58,7 +59,9 @@ def namespaces_of(pid: int | str = "self") -> dict[str, Namespace]:
         except FileNotFoundError:
             continue
     if not found:
-        raise ProcessLookupError(3, f"readlink(/proc/{pid}/ns): process {pid} has ended")
+        raise ProcessLookupError(
+            errno.ESRCH, f"readlink(/proc/{pid}/ns): no process {pid}; it may have ended"
+        )
     return found
 
 

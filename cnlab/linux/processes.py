@@ -5,8 +5,8 @@ See: proc_pid_stat(5), proc_pid_status(5).
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from cnlab.linux import procfs
 from cnlab.linux.nsfs import Namespace, namespaces_of
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -60,14 +60,10 @@ def read_process(pid: int | str = "self") -> Process:
     Raises:
         ProcessLookupError: there is no such process (any more).
     """
-    directory = Path(f"/proc/{pid}")
-    try:
-        name, stat = parse_stat((directory / "stat").read_text(errors="replace"))
-        status = parse_status((directory / "status").read_text(errors="replace"))
-        cgroups = (directory / "cgroup").read_text().splitlines()
-        cmdline = (directory / "cmdline").read_bytes().decode(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        raise ProcessLookupError(3, f"read({directory}/stat): no process {pid}; it may have ended") from None
+    name, stat = parse_stat(procfs.read(pid, "stat"))
+    status = parse_status(procfs.read(pid, "status"))
+    cgroups = procfs.read(pid, "cgroup").splitlines()
+    cmdline = procfs.read(pid, "cmdline")
     return Process(
         pid=int(status["Pid"]),
         ppid=int(stat[1]),

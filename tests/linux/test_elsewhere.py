@@ -35,6 +35,7 @@ def test_namespaces_and_mounts_work_for_a_student(student, copied):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.needs_uml
 def test_groups_work_in_the_private_kernel(student, copied):
     """Whether the host has cgroup v2 or not: there it is, and nothing is skipped."""

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from cnlab.errors import InvalidValue
-from cnlab.linux.idmaps import IdMap, parse_id_map, read_uid_map, write_gid_map, write_uid_map
+from cnlab.linux.idmaps import IdMap, parse_id_map, read_gid_map, read_uid_map, write_gid_map, write_uid_map
 from cnlab.linux.namespaces import spawn
 
 pytestmark = pytest.mark.needs_userns
@@ -42,6 +42,13 @@ def test_map_can_be_written_only_once():
         pytest.raises(PermissionError, match=rf"write\(/proc/{child.pid}/uid_map, '0 1000 1\\n'\)"),
     ):
         write_uid_map(child.pid, [IdMap(0, 1000)])
+
+
+@pytest.mark.parametrize("read", [read_uid_map, read_gid_map])
+def test_map_of_a_process_that_is_gone_cannot_be_read(gone, read):
+    """FileNotFoundError would talk of a file that nobody asked for."""
+    with pytest.raises(ProcessLookupError, match=f"no process {gone}; it may have ended"):
+        read(gone)
 
 
 def test_map_of_a_process_that_is_gone_is_refused(gone):

@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from cnlab.linux import syscalls
 from cnlab.linux.mounts import (
     Mount,
@@ -86,6 +88,12 @@ def test_findmnt_reads_the_same_table():
     theirs = [(row["target"], row["fstype"]) for row in json.loads(table)["filesystems"]]
 
     assert sorted(theirs) == sorted((mount.mount_point, mount.fs_type) for mount in read_mountinfo())
+
+
+def test_process_that_is_gone_has_no_mounts(gone):
+    """An empty table would look like a process in an empty namespace."""
+    with pytest.raises(ProcessLookupError, match=rf"read\(/proc/{gone}/mountinfo\): no process {gone}"):
+        read_mountinfo(gone)
 
 
 def _mount_points() -> list[str]:

@@ -64,7 +64,7 @@ def test_lsns_sees_the_same_namespaces_of_a_child():
 
 def test_process_that_is_gone_has_no_namespaces(gone):
     """An empty answer would look like a kernel without namespaces."""
-    with pytest.raises(ProcessLookupError, match=f"process {gone} has ended"):
+    with pytest.raises(ProcessLookupError, match=f"no process {gone}"):
         namespaces_of(gone)
 
 

@@ -81,4 +81,14 @@ def test_processes_that_end_while_we_look_are_left_out(monkeypatch):
 
 def test_process_can_be_a_key():
     """Widgets keep state by process."""
-    assert len({read_process(1), read_process(1)}) >= 1
+    process = read_process()
+
+    assert {process: "here"}[process] == "here"
+
+
+def test_command_line_that_is_no_text_can_still_be_printed():
+    """Anybody may pass any bytes; a notebook's output must be UTF-8."""
+    with spawn(["sh", "-c", "sleep 60; :", os.fsdecode(b"\xff")]) as child:
+        cmdline = read_process(child.pid).cmdline
+
+    assert cmdline[-1].encode() == "\ufffd".encode()
