@@ -55,7 +55,7 @@ await withBrowser(async (browser) => {
   await tell("opened");
   await page.getByRole("menuitem", { name: "Run", exact: true }).click();
   await page.getByRole("menuitem", { name: "Run All Cells", exact: true }).click();
-  await page.waitForFunction(allHaveRun, undefined, { timeout: 120_000, polling: 200 });
+  await page.waitForFunction(allHaveRun, undefined, { timeout: 180_000, polling: 200 });
 
   const slider = page.locator(".widget-hslider").filter({ has: page.getByText("cpu.max", { exact: true }) });
   const readout = slider.locator(".widget-readout");

@@ -22,7 +22,7 @@ from student import Student
 
 from cnlab.clock import wait_until
 
-pytestmark = [pytest.mark.browser, pytest.mark.needs_uml, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.browser, pytest.mark.needs_uml, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "02-cgroups.ipynb"
