@@ -88,7 +88,7 @@ def test_function_that_ends_its_process_is_a_failure():
     """os._exit and execve in the wrong branch of a fork are what beginners do."""
     with (
         calling(os._exit, 3) as call,
-        pytest.raises(AssertionError, match="got a process that ended with exit status 3; look at fork"),
+        pytest.raises(AssertionError, match=r"got a process that ended with exit status 3; look at fork"),
     ):
         call.result()
 
@@ -133,7 +133,7 @@ def test_leaving_the_block_ends_what_the_function_started():
 def test_process_that_is_not_there_is_a_failure():
     """A check that waits for a command says which."""
     with pytest.raises(
-        AssertionError, match="expected a process that runs `sleep 7002`, got none .* look at"
+        AssertionError, match=r"expected a process that runs `sleep 7002`, got none .* look at"
     ):
         find_process("sleep", "7002", timeout_s=0.1)
 
@@ -154,7 +154,7 @@ def test_caller_that_cannot_start_a_process_is_told_why(monkeypatch):
     monkeypatch.setattr(syscalls, "clone3", clone3)
     with (
         pytest.raises(
-            AssertionError, match="expected this notebook to start a process, got .*; look whether"
+            AssertionError, match=r"expected this notebook to start a process, got .*; look whether"
         ),
         calling(add, 1, 2),
     ):
