@@ -46,6 +46,6 @@ def _row(feature: Feature) -> str:
     told = html.escape(feature.detail)
     if feature.hint:
         told += f"<br><em>{html.escape(feature.hint)}</em>"
-    left = 'style="text-align: left"'
-    mark = _MARKS[feature.is_available]
-    return f"<tr><td>{mark}</td><td {left}><code>{feature.name}</code></td><td {left}>{told}</td></tr>"
+    cells = (_MARKS[feature.is_available], f"<code>{feature.name}</code>", told)
+    style = "text-align: left; vertical-align: top"
+    return "<tr>" + "".join(f'<td style="{style}">{cell}</td>' for cell in cells) + "</tr>"

@@ -140,7 +140,7 @@ class NamespaceMap:
         self.close()
 
     def start(self, *kinds: str, program: Sequence[str] = PROGRAM) -> int:
-        """Start a process, by default one that sleeps, in new namespaces of these kinds and return its pid."""
+        """Start a process, by default one that sleeps, in new namespaces of `kinds`; return its pid."""
         stack = contextlib.ExitStack()
         child = stack.enter_context(spawn(program, new=kinds))
         self._stacks.append(stack)

@@ -86,8 +86,8 @@ def describe_family(everyone: Sequence[Process], pid: int) -> str:
 
 
 def _told(process: Process, *, is_self: bool) -> str:
-    program, *arguments = process.cmdline or (f"[{process.name}]",)
-    told = " ".join([os.path.basename(program), *arguments])
+    words = process.cmdline or (f"[{process.name}]",)
+    told = " ".join(os.path.basename(word) if word.startswith("/") else word for word in words)
     shown = told if len(told) <= 60 else told[:59] + "…"
     return f"{shown}   ← this notebook" if is_self else shown
 

@@ -3,7 +3,7 @@
 import os
 
 from cnlab.linux.processes import Process, processes
-from cnlab.widgets.process_tree import ProcessTree, ancestors, describe_family, descendants
+from cnlab.widgets.process_tree import ProcessTree, ancestors, descendants, describe_family
 
 
 def a_process(pid: int, ppid: int, name: str = "sh", cmdline: tuple[str, ...] = ("sh",)) -> Process:
