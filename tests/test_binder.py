@@ -1,6 +1,7 @@
 """What repo2docker reads, held equal to what everybody else reads."""
 
 import os
+import runpy
 import subprocess
 
 import yaml
@@ -18,7 +19,7 @@ def test_environment_installs_exactly_the_locked_versions():
     """One resolution for pip, conda and Binder."""
     *_, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 
-    assert pip == {"pip": bootstrap.locked()}
+    assert {"pip": bootstrap.locked()} == pip
 
 
 def test_environment_names_a_python_that_we_support():
@@ -40,3 +41,18 @@ def test_post_build_can_be_run():
     """repo2docker executes the file itself; without the bit the build fails."""
     assert os.access(ROOT / "binder/postBuild", os.X_OK)
     subprocess.run(["bash", "-n", ROOT / "binder/postBuild"], check=True)
+
+
+def test_summary_of_the_check_counts_and_names_what_failed():
+    """Its last line is what a log is searched for."""
+    check = runpy.run_path(str(ROOT / "tests/binder/check.py"))
+    runs = [
+        check["Run"]("00-welcome", 12.3, 250_000_000, ""),
+        check["Run"]("lab01", 0, 0, "MachineError: no room"),
+    ]
+    lines = check["table"](runs).splitlines()
+
+    assert ["00-welcome", "12.3", "250"] == lines[1].split()
+    assert lines[2].startswith("lab01")
+    assert lines[2].endswith("MachineError: no room")
+    assert "1 passed, 1 failed" == lines[-1]

@@ -26,12 +26,12 @@ def names_of(requirements: list[str]) -> set[str]:
 
 def test_python_that_everyone_can_run_is_preferred():
     """An environment on a Python below a 0700 home serves its owner only, not a test that plays a student."""
-    assert bootstrap.choose([PRIVATE, SYSTEM]) == SYSTEM
+    assert SYSTEM == bootstrap.choose([PRIVATE, SYSTEM])
 
 
 def test_private_python_is_better_than_none():
     """On a machine whose own Python is old, the user's newer one will do."""
-    assert bootstrap.choose([OLD, PRIVATE]) == PRIVATE
+    assert PRIVATE == bootstrap.choose([OLD, PRIVATE])
 
 
 def test_old_python_is_refused_with_the_way_out():
@@ -56,7 +56,7 @@ def test_this_python_describes_itself():
     interpreter = bootstrap.inspect(sys.executable)
 
     assert interpreter is not None
-    assert (interpreter.path, interpreter.version) == (os.path.realpath(sys.executable), sys.version_info[:2])
+    assert (os.path.realpath(sys.executable), sys.version_info[:2]) == (interpreter.path, interpreter.version)
 
 
 def test_program_that_is_no_python_is_passed_over():
@@ -66,12 +66,12 @@ def test_program_that_is_no_python_is_passed_over():
 
 def test_packages_already_there_are_not_installed():
     """The common case on a development machine: nothing to do."""
-    assert bootstrap.missing(["iproute2", "user-mode-linux"], ["iproute2"]) == ["user-mode-linux"]
+    assert ["user-mode-linux"] == bootstrap.missing(["iproute2", "user-mode-linux"], ["iproute2"])
 
 
 def test_program_got_by_other_means_counts_as_its_package():
     """Node from elsewhere brings an npm that conflicts with Debian's."""
-    assert bootstrap.missing(["nodejs", "npm"], ["nodejs"], ["npm"]) == []
+    assert [] == bootstrap.missing(["nodejs", "npm"], ["nodejs"], ["npm"])
 
 
 def test_simulation_tells_what_to_download():
@@ -83,12 +83,12 @@ def test_simulation_tells_what_to_download():
         "Conf iproute2 (6.1.0-3 Debian:12/stable [amd64])\n"
     )
 
-    assert bootstrap.to_unpack(simulation) == ["libelf1", "iproute2"]
+    assert ["libelf1", "iproute2"] == bootstrap.to_unpack(simulation)
 
 
 def test_apt_list_may_hold_comments():
     """repo2docker reads the same file and skips them too."""
-    assert bootstrap.package_names("# why\niproute2  # ip\n\nprocps\n") == ["iproute2", "procps"]
+    assert ["iproute2", "procps"] == bootstrap.package_names("# why\niproute2  # ip\n\nprocps\n")
 
 
 def test_step_done_for_the_same_inputs_is_not_done_again(tmp_path):
@@ -98,7 +98,7 @@ def test_step_done_for_the_same_inputs_is_not_done_again(tmp_path):
     for key in ("a", "a", "b"):
         env.once("step", key, lambda key=key: done.append(key))
 
-    assert done == ["a", "b"]
+    assert ["a", "b"] == done
 
 
 def test_step_that_failed_is_done_again(tmp_path):
@@ -159,7 +159,7 @@ def test_package_with_files_outside_usr_lands_in_usr(tmp_path):
         for path in (tmp_path / "apt/usr").rglob("*")
         if path.is_file()
     }
-    assert found == {"usr/sbin/small", "usr/bin/tiny"}
+    assert {"usr/sbin/small", "usr/bin/tiny"} == found
 
 
 def test_two_runs_at_once_take_turns(monkeypatch, tmp_path):
@@ -175,7 +175,19 @@ def test_two_runs_at_once_take_turns(monkeypatch, tmp_path):
 
     monkeypatch.setattr(bootstrap, "set_up", set_up)
 
-    assert bootstrap.main() == 0
+    assert 0 == bootstrap.main()
+
+
+@pytest.mark.parametrize(("answer", "words"), [(0, ["sudo", "-n"]), (1, None)])
+def test_sudo_counts_when_it_asks_no_password(monkeypatch, tmp_path, answer, words):
+    """A set-up that stops for a password in the middle is worse than one that does without root."""
+    sudo = tmp_path / "sudo"
+    sudo.write_text(f"#!/bin/sh\nexit {answer}\n")
+    sudo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+    assert words == bootstrap.as_root()
 
 
 def test_machine_without_apt_is_told_what_to_install(monkeypatch, capsys):
@@ -198,7 +210,7 @@ def test_system_without_user_mode_linux_takes_debians(monkeypatch, tmp_path):
     monkeypatch.setattr(bootstrap, "unpack_from_debian", lambda name, root: taken.append((name, root)))
     bootstrap.install_kernel(Environment(tmp_path))
 
-    assert taken == [("user-mode-linux", tmp_path / "apt")]
+    assert [("user-mode-linux", tmp_path / "apt")] == taken
 
 
 def test_failure_for_another_reason_is_not_taken_for_a_missing_package(monkeypatch, tmp_path):
@@ -218,7 +230,7 @@ def test_debootstrap_says_where_debian_is():
     """It is asked so that no address of an archive need be written down, and grow old, here."""
     script = '#!/bin/sh\nVERSION=1\nDEF_MIRROR="http://debian.example/debian"\nDEF_HTTPS_MIRROR="https://x"\n'
 
-    assert bootstrap.debian_mirror(script) == "http://debian.example/debian"
+    assert "http://debian.example/debian" == bootstrap.debian_mirror(script)
 
 
 def test_every_dependency_is_locked():
@@ -229,12 +241,12 @@ def test_every_dependency_is_locked():
         *(line for lines in project["optional-dependencies"].values() for line in lines),
     ]
 
-    assert names_of(wanted) - names_of(bootstrap.locked()) == set()
+    assert set() == names_of(wanted) - names_of(bootstrap.locked())
 
 
 def test_lock_holds_names_and_exact_versions_only():
     """Where packages come from is for each machine's own configuration to say."""
-    assert [line for line in bootstrap.locked() if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+    assert [] == [line for line in bootstrap.locked() if not re.fullmatch(r"[\w.-]+==[\w.]+", line)]
 
 
 def test_installed_versions_are_the_locked_ones():
@@ -244,4 +256,4 @@ def test_installed_versions_are_the_locked_ones():
     ).stdout
     installed = set(freeze.lower().replace("_", "-").split())
 
-    assert {pin for pin in bootstrap.locked() if pin.lower().replace("_", "-") not in installed} == set()
+    assert set() == {pin for pin in bootstrap.locked() if pin.lower().replace("_", "-") not in installed}

@@ -44,7 +44,7 @@ def test_doctor_exits_with_1_when_what_the_notebooks_need_is_missing(tmp_path):
 
     answer = run("doctor", PYTHONPATH=str(tmp_path))
 
-    assert (answer.returncode, "NO" in answer.stdout) == (1, True)
+    assert (1, True) == (answer.returncode, "NO" in answer.stdout)
     assert "make lab" in answer.stdout
 
 
@@ -74,8 +74,8 @@ def test_unknown_option_is_refused_in_one_line():
     """A typing mistake must not be taken for JupyterLab's argument."""
     answer = run("doctor", "--jsn")
 
-    assert answer.returncode == 2
-    assert answer.stderr.splitlines()[-1] == "cnlab: error: unrecognized arguments: --jsn"
+    assert 2 == answer.returncode
+    assert "cnlab: error: unrecognized arguments: --jsn" == answer.stderr.splitlines()[-1]
 
 
 def test_lab_passes_further_arguments_on(monkeypatch):
@@ -92,14 +92,14 @@ def test_lab_passes_further_arguments_on(monkeypatch):
         *(sys.executable, "-m", "jupyterlab", "--ServerApp.root_dir=/course"),
         *("--LabApp.default_url=/lab/tree/notebooks/00-welcome.ipynb", "--no-browser", "--port", "8890"),
     ]
-    assert started == [(command, f"{Path(sys.executable).parent}:/usr/bin")]
+    assert [(command, f"{Path(sys.executable).parent}:/usr/bin")] == started
 
 
 def test_lab_outside_a_checkout_says_so(monkeypatch, tmp_path, capsys):
     """Installed as a wheel, the package has no notebooks with it."""
     monkeypatch.setattr(cli, "CHECKOUT", tmp_path)
 
-    assert cli.main(["lab"]) == 1
+    assert 1 == cli.main(["lab"])
     assert "run it from a checkout" in capsys.readouterr().err
 
 
@@ -108,4 +108,4 @@ def test_command_imports_nothing_heavy_before_it_must(module):
     """`cnlab` answers at once; what a sub-command needs is imported by that sub-command."""
     code = f"import sys, cnlab.cli; sys.exit({module!r} in sys.modules)"
 
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode

@@ -46,7 +46,7 @@ def test_table_gives_no_advice_for_what_is_there():
 
 def test_table_ends_in_the_verdict():
     """The last line is what one reads first on a terminal."""
-    assert doctor.to_text([GONE, LATER]).splitlines()[-1] == "Not ready: uml missing; see NO above."
+    assert "Not ready: uml missing; see NO above." == doctor.to_text([GONE, LATER]).splitlines()[-1]
 
 
 @pytest.mark.parametrize("width", [60, 80, 132])
@@ -61,17 +61,17 @@ def test_json_holds_every_check():
     """Programs get the same facts as people."""
     answer = json.loads(doctor.to_json([THERE, LATER]))
 
-    assert answer == {"is_ready": True, "checks": [dataclasses.asdict(THERE), dataclasses.asdict(LATER)]}
+    assert {"is_ready": True, "checks": [dataclasses.asdict(THERE), dataclasses.asdict(LATER)]} == answer
 
 
 def test_cgroup_versions_of_a_hybrid_host():
     """Many machines have both; the v1 hierarchy of systemd has a name and no controller."""
-    assert doctor.cgroup_versions(HYBRID) == ("/sys/fs/cgroup/unified", ["cpu", "cpuacct", "memory"])
+    assert ("/sys/fs/cgroup/unified", ["cpu", "cpuacct", "memory"]) == doctor.cgroup_versions(HYBRID)
 
 
 def test_cgroup_versions_of_a_host_with_neither():
     """A minimal container may have no cgroup file system mounted at all."""
-    assert doctor.cgroup_versions("30 28 0:26 / / rw - overlay overlay rw\n") == ("", [])
+    assert ("", []) == doctor.cgroup_versions("30 28 0:26 / / rw - overlay overlay rw\n")
 
 
 def test_every_kind_of_namespace_is_examined():
@@ -86,7 +86,7 @@ def test_machine_without_any_program_is_told_how_to_get_each(monkeypatch):
     monkeypatch.setattr(host, "find_program", lambda name: None)
     missing = [check for check in doctor.examine() if check.section in (doctor.NOW, doctor.LATER)]
 
-    assert [check.name for check in missing if check.is_available or not check.hint] == []
+    assert [] == [check.name for check in missing if check.is_available or not check.hint]
 
 
 def test_spared_machine_needs_no_private_kernel(monkeypatch):
@@ -98,7 +98,7 @@ def test_spared_machine_needs_no_private_kernel(monkeypatch):
     monkeypatch.setattr(host, "probe", probe)
     monkeypatch.setenv("CNLAB_MACHINE", "host")
 
-    assert [check.name for check in doctor.examine() if check.is_needed_now and not check.is_available] == []
+    assert [] == [check.name for check in doctor.examine() if check.is_needed_now and not check.is_available]
 
 
 def test_private_kernel_knows_itself():
@@ -110,5 +110,5 @@ def test_installing_needs_no_sudo_for_root():
     """In a container there often is none."""
     skopeo = doctor.Program("skopeo", "skopeo", "03")
 
-    assert doctor.how_to_install(skopeo, is_root=True) == "apt-get install skopeo"
-    assert doctor.how_to_install(skopeo, is_root=False) == "sudo apt-get install skopeo"
+    assert "apt-get install skopeo" == doctor.how_to_install(skopeo, is_root=True)
+    assert "sudo apt-get install skopeo" == doctor.how_to_install(skopeo, is_root=False)
