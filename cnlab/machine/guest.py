@@ -50,7 +50,7 @@ PRELOAD = (
 CONNECTION_FILE = Path("/run/cnlab/kernel.json")
 CGROUPS = Path("/sys/fs/cgroup")
 RESERVED_BYTES = 40 << 20  # for process 1 and the kernel's own needs
-MAX_PROCESSES = 512
+MAX_PROCESSES = 200
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 _SO_RCVBUFFORCE = 33

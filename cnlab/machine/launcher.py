@@ -2,13 +2,15 @@
 
     python -m cnlab.machine.launcher CONTROL_FD WORK_DIRECTORY MEMORY_MIB MEMORY_DIRECTORY
 
-Interface, by lines of JSON over the inherited socket CONTROL_FD: the provisioner sends one ``kernel`` (argv,
-env, cwd, connection); the launcher sends ``booted``, or ``failed`` with the reason. Until ``kernel`` comes
-the machine is a spare. Signals are meant for the notebook: SIGINT interrupts it, SIGTERM ends it.
+Interface, by lines of JSON over the inherited socket CONTROL_FD: the provisioner sends one ``kernel``
+(argv, env, cwd, connection_file); the launcher sends ``booted``, or ``failed`` with the reason. Until
+``kernel`` comes the machine is a spare. Signals are meant for the notebook: SIGINT interrupts it, SIGTERM
+ends it.
 
 Nothing outlives anything here. The socket closes when the provisioner's process dies, however it dies, and
-the launcher ends; the kernel kills linux.uml when the launcher dies (PR_SET_PDEATHSIG) and the guest's processes
-when linux.uml does (PTRACE_O_EXITKILL). No file is left: the guest's memory is a file without a name.
+the launcher ends. When linux.uml dies, what ran in the guest would run on, untraced, as a process of the
+host: so the launcher ends the whole session that linux.uml leads, and when the launcher itself dies its
+guard does. No file is left: the guest's memory is a file without a name.
 """
 
 import contextlib
@@ -45,15 +47,18 @@ class Launcher:
         self._console = bytearray()
         self._request = bytearray()
         self._kernel: dict[str, Any] | None = None
+        self._connection_file: Path | None = None
         self._view = rootfs.host_view(work)
         self._memory_directory = memory_directory
         packets, guest_packets = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         console, guest_console = os.pipe()
         with guest_packets:
+            self._reservation, processor = _reserve_processor()
             self.uml = _start_uml(
-                self._view, memory_mib, memory_directory, guest_packets.fileno(), guest_console
+                self._view, memory_mib, memory_directory, guest_packets.fileno(), guest_console, processor
             )
         os.close(guest_console)
+        self._guard = _start_guard(self.uml.pid)
         self.relay = relay.Relay(packets, on_message=self._on_message)
         self.relay.watch(console, lambda: self._read_console(console))
         self.relay.watch(control, self._on_control)
@@ -72,11 +77,13 @@ class Launcher:
         return self.exit_code
 
     def end(self) -> None:
-        """Pull the plug: all processes of the machine are in the session that linux.uml made."""
+        """Pull the plug: all processes of the machine are in the session that linux.uml leads."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.uml.pid, signal.SIGKILL)
-        self.uml.kill()  # it makes that session only a moment after it starts
         self.uml.wait()
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self._guard, signal.SIGKILL)
+            os.waitpid(self._guard, 0)
         remove_memory_directory(self._memory_directory)
 
     def _timeout_s(self) -> float | None:
@@ -106,13 +113,17 @@ class Launcher:
         """Act on what the provisioner says; its end is ours."""
         received = self.control.recv(1 << 16)
         self._request += received
-        if not received:
+        if not received:  # the server has died, and cannot remove its file any more
             self.control_is_open = False
             self.is_ending = True
+            if self._connection_file is not None:
+                self._connection_file.unlink(missing_ok=True)
         elif self._request.endswith(b"\n"):
             request = json.loads(self._request)
-            self._listen(request["connection"])
-            self._kernel = {"type": "kernel", **request}
+            self._connection_file = Path(request.pop("connection_file"))
+            connection = json.loads(self._connection_file.read_text())
+            self._listen(connection)
+            self._kernel = {"type": "kernel", "connection": connection, **request}
             if self.is_booted:
                 self.relay.send_message(self._kernel)
 
@@ -131,10 +142,17 @@ class Launcher:
     def _on_signal(self) -> None:
         for number in self._signals.recv(512):
             if number == signal.SIGCHLD:
+                self._check_guard()
                 continue
             self.relay.send_message({"type": "signal", "number": number})
             if number != signal.SIGINT:
                 self.deadline = self.deadline or time.monotonic() + (_GRACE_S if self._kernel else 0)
+
+    def _check_guard(self) -> None:
+        """Without its guard a machine could outlive its launcher, so it ends."""
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(self._guard, os.WNOHANG) != (0, 0):
+                self.is_ending = True
 
     def _read_console(self, console: int) -> None:
         """Keep what the guest prints while it starts; pass on what it prints later, for the server's log."""
@@ -160,8 +178,29 @@ class Launcher:
             self.control.sendall(json.dumps(message).encode() + b"\n")
 
 
+def _reserve_processor() -> tuple[socket.socket, int]:
+    """Choose the processor of the host on which the machine runs, if possible one that no other machine has.
+
+    The guest has one processor, but each of its system calls and page faults is a switch between two processes
+    of the host: on the same processor that takes a third of the time. The name of a socket is the reservation,
+    which the kernel takes back whenever the launcher ends.
+    """
+    reservation = socket.socket(socket.AF_UNIX)
+    processors = sorted(os.sched_getaffinity(0))
+    for processor in processors:
+        with contextlib.suppress(OSError):
+            reservation.bind(f"\0cnlab-processor-{processor}")
+            return reservation, processor
+    return reservation, processors[os.getpid() % len(processors)]
+
+
 def _start_uml(
-    view: rootfs.HostView, memory_mib: int, memory_directory: Path, packet_fd: int, console_fd: int
+    view: rootfs.HostView,
+    memory_mib: int,
+    memory_directory: Path,
+    packet_fd: int,
+    console_fd: int,
+    processor: int,
 ) -> "subprocess.Popen[bytes]":
     found = uml.find()
     init = Path(guest.__file__).with_name("init.sh")
@@ -178,16 +217,12 @@ def _start_uml(
         also_write=[memory_directory, *map(Path, _WRITTEN_FILES)],
     )
     launcher_pid = os.getpid()
-    processors = sorted(os.sched_getaffinity(0))
-    processor = processors[launcher_pid % len(processors)]
 
     def confine() -> None:
         syscalls.set_parent_death_signal(signal.SIGKILL)
         if os.getppid() != launcher_pid:  # it died before we had asked
             os._exit(1)
-        # The guest has one processor, but each of its system calls and page faults is a switch between two
-        # processes of the host: on the same processor that takes a third of the time.
-        os.sched_setaffinity(0, [processor])
+        os.sched_setaffinity(0, {processor})
         with contextlib.suppress(MissingFeature):  # an older host: the guest is tidy there, not confined
             ruleset.restrict_self()
 
@@ -199,7 +234,24 @@ def _start_uml(
         pass_fds=[packet_fd],
         env={"TMPDIR": str(memory_directory), "PATH": "/usr/bin:/bin"},
         preexec_fn=confine,
+        start_new_session=True,
     )
+
+
+def _start_guard(session: int) -> int:
+    """Fork the guard, which kills all of `session` when this process dies; return its pid."""
+    reading, _ = os.pipe()  # its other end closes when this process ends
+    pid = os.fork()
+    if pid:
+        os.close(reading)
+        return pid
+    os.setsid()  # a signal for the launcher's group is not for the guard
+    os.dup2(reading, 0)
+    os.closerange(1, os.sysconf("SC_OPEN_MAX"))
+    os.read(0, 1)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(session, signal.SIGKILL)
+    os._exit(0)
 
 
 def remove_memory_directory(directory: Path) -> None:

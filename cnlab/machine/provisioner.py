@@ -149,7 +149,7 @@ class PrivateKernelProvisioner(LocalProvisioner):
                 "argv": ["{connection_file}" if word == file else word for word in cmd],
                 "env": guest_environment(env),
                 "cwd": key[0],
-                "connection": json.loads(Path(file).read_text()),
+                "connection_file": file,
             }
             _send(machine.control, request)
         except BaseException:

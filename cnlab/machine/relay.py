@@ -128,6 +128,16 @@ class Relay:
                 return
             self._send_queued()
 
+    def close(self) -> None:
+        """Close every stream and the packet socket; listeners stay the caller's."""
+        for stream in self._streams.values():
+            if stream.socket is not None:
+                stream.socket.close()
+        self._streams.clear()
+        self.is_open = False
+        self._packets.close()
+        self.selector.close()
+
     def _wait_writable(self, timeout_s: float) -> bool:
         with selectors.DefaultSelector() as selector:
             selector.register(self._packets, selectors.EVENT_WRITE)
