@@ -50,7 +50,7 @@ def test_summary_of_the_check_counts_and_names_what_failed():
         check["Run"]("00-welcome", 12.3, 250_000_000, ""),
         check["Run"]("lab01", 0, 0, "MachineError: no room"),
     ]
-    lines = check["table"](runs).splitlines()
+    lines = check["table"](runs, "bookworm").splitlines()
 
     assert ["00-welcome", "12.3", "250"] == lines[1].split()
     assert lines[2].startswith("lab01")

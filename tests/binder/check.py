@@ -7,10 +7,11 @@ which a pod would have.
 
 Two things differ from Binder, because no container registry and no conda channel are used here:
 
-* the base system is Debian 12 made by mmdebstrap, in place of Ubuntu's image ``buildpack-deps``;
+* the base system is Debian 12 made by mmdebstrap (another release if you name it: ``check.py trixie``), in
+  place of Ubuntu's image ``buildpack-deps``;
 * the environment is a virtual environment with the pinned packages of ``environment.yml``'s pip section, on
-  Debian's Python 3.11, in place of the one that conda would make with a Python 3.11 of its own. Its path is
-  the same.
+  Debian's Python, in place of the one that conda would make with a Python 3.11 of its own. Its path is the
+  same.
 
 Needs root, the registries of Python and Debian, 6 GB of disk, and five to ten minutes. It starts a Docker
 daemon of its own, which listens on a socket in a temporary folder, makes no bridge and no firewall rule, and
@@ -87,24 +88,23 @@ class Docker:
                 yield
             finally:
                 daemon.terminate()
-        for mount in reversed(
-            read_mountinfo()
-        ):  # the network namespace of the build, which dockerd leaves behind
-            if mount.mount_point.startswith(f"{self.folder}/"):
-                umount(mount.mount_point)
+        # dockerd leaves the network namespaces mounted that its containers had
+        mine = [mount for mount in read_mountinfo() if mount.mount_point.startswith(f"{self.folder}/")]
+        for mount in reversed(mine):
+            umount(mount.mount_point)
 
     def _answers(self, daemon: subprocess.Popen[bytes]) -> bool:
         if daemon.poll() is not None:
             raise SystemExit(f"dockerd ended:\n{(self.folder / 'log').read_text()[-2000:]}")
         return self.socket.exists() and self.command("version", check=False).returncode == 0
 
-    def command(self, *words: str, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the client."""
         command = ["docker", f"--host=unix://{self.socket}", *words]
-        return subprocess.run(command, check=check, text=True, capture_output=True, **options)  # type: ignore[call-overload]
+        return subprocess.run(command, check=check, text=True, capture_output=True, timeout=1800)
 
 
-def main() -> int:
+def main(suite: str = "bookworm") -> int:
     """Build, run, and print a table; 0 when all notebooks and labs went through."""
     if os.geteuid() != 0:
         raise SystemExit("binder-check: start it as root: it makes a system image and runs a Docker daemon")
@@ -113,11 +113,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="cnlab-binder-") as folder:
         docker = Docker(Path(folder))
         with docker.running():
-            import_base_system(docker)
+            import_base_system(docker, suite)
             build(docker)
             notebooks = sorted(ROOT.glob("notebooks/*.ipynb")) + sorted(ROOT.glob("labs/*/*.ipynb"))
             runs = [run(docker, path.relative_to(ROOT)) for path in notebooks]
-    print(table(runs))
+    print(table(runs, suite))
     return 1 if any(one.problem for one in runs) else 0
 
 
@@ -126,12 +126,12 @@ def say(what: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
 
 
-def import_base_system(docker: Docker) -> None:
+def import_base_system(docker: Docker, suite: str) -> None:
     """Make a Debian system and give it to Docker as the image `base`."""
-    say("base system: mmdebstrap, Debian 12")
+    say(f"base system: mmdebstrap {suite}")
     tar = docker.folder / "base.tar"
-    extra = "python3,python3-venv,ca-certificates,locales"
-    mmdebstrap = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={extra}", "bookworm", str(tar)]
+    extra = "python3,python3-venv,ca-certificates,locales,passwd"
+    mmdebstrap = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={extra}", suite, str(tar)]
     subprocess.run(mmdebstrap, check=True)
     docker.command("import", str(tar), "base")
     tar.unlink()
@@ -205,24 +205,24 @@ def run(docker: Docker, notebook: Path) -> Run:
     """Execute one notebook in a container under a pod's limits."""
     say(f"run: {notebook}")
     inside = f"{PREFIX}/bin/python", "tests/binder/execute.py", str(notebook)
-    done = docker.command("run", "--rm", "--network=none", *POD, "binder", *inside, check=False, timeout=900)
+    done = docker.command("run", "--rm", "--network=none", *POD, "binder", *inside, check=False)
     if done.returncode:
         return Run(notebook.stem, 0, 0, bootstrap.telling_line(done.stderr.splitlines()))
     report = json.loads(done.stdout.splitlines()[-1])
     return Run(notebook.stem, report["seconds"], report["peak_bytes"], report["error"])
 
 
-def table(runs: Sequence[Run]) -> str:
+def table(runs: Sequence[Run], suite: str) -> str:
     """Return the summary."""
     lines = [f"{'':24}{'seconds':>9}{'peak MB':>9}"]
     for one in runs:
         numbers = one.problem or f"{one.seconds:9.1f}{one.peak_bytes / 1e6:9.0f}"
         lines.append(f"{one.name:24}{numbers}")
     failed = sum(bool(one.problem) for one in runs)
-    lines.append(f"Debian 12 in Docker on Linux {platform.release()}, {' '.join(POD)}")
+    lines.append(f"Debian {suite} in Docker on Linux {platform.release()}, {' '.join(POD)}")
     lines.append(f"{len(runs) - failed} passed, {failed} failed")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))
