@@ -35,7 +35,8 @@ from cnlab.linux.cgroup_files import (
     parse_size,
 )
 from cnlab.linux.cgroup_tree import CONTROLLERS, cgroup_of, controllers, root_of_cgroup2
-from cnlab.linux.children import Child, Program
+from cnlab.linux.children import Child
+from cnlab.linux.newborn import Program
 from cnlab.linux.processes import Process, read_process
 
 __all__ = [

@@ -20,8 +20,9 @@ from cnlab.clock import wait_until
 from cnlab.errors import InvalidValue, MissingFeature
 from cnlab.linux import children
 from cnlab.linux.cgroup_files import CpuMaxLike, Limits, Size, parse_cpu_max, parse_flat_keyed
-from cnlab.linux.children import Child, Program
+from cnlab.linux.children import Child
 from cnlab.linux.mounts import Mount, read_mountinfo
+from cnlab.linux.newborn import Program
 
 TRANSLATION: dict[str, tuple[str, ...]] = {
     "cpu.max": ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"),

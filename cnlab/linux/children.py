@@ -6,29 +6,26 @@ raised in the parent as if it had happened there, and the child is gone. Leaving
 
 `namespaces.spawn` and `Cgroup.spawn` are the verbs built on this.
 
-See: clone(2), execve(2), pidfd_open(2), prctl(2) on ``PR_SET_PDEATHSIG``.
+See: clone(2), pidfd_open(2), waitid(2); `newborn` for the child's side.
 """
 
 import contextlib
-import gc
 import json
 import os
 import select
 import signal
 import socket
 import subprocess
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NoReturn, TextIO
+from typing import BinaryIO, TextIO
 
-from cnlab.linux import nsfs, syscalls
+from cnlab.clock import wait_until
+from cnlab.linux import newborn, nsfs, procfs, syscalls
+from cnlab.linux.newborn import Program
 
-Program = Sequence[str] | Callable[[], int | None]
 _START_TIMEOUT_S = 20.0
-_LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 class Child:
@@ -134,7 +131,7 @@ def start(
         if pid == 0:
             ours.close()
             outputs = [write.fileno() for _, write in pipes]
-            _live(program, theirs, outputs, in_child=in_child, fork_again=fork_again, env=env, cwd=cwd)
+            newborn.live(program, theirs, outputs, in_child=in_child, fork_again=fork_again, env=env, cwd=cwd)
         child = Child(pid, pidfd, *(read for read, _ in pipes))
         stack.callback(child._end)
         theirs.close()
@@ -143,6 +140,8 @@ def start(
         if in_parent:
             in_parent(pid)
         _let_go(ours)
+        if not callable(program):
+            _wait_for_its_name(child)
         yield child
 
 
@@ -226,120 +225,13 @@ def _let_go(ours: socket.socket) -> None:
     raise ChildProcessError(failure["reason"])
 
 
-# Below runs in the child.
-
-
-def _live(
-    program: Program,
-    report: socket.socket,
-    outputs: Sequence[int],
-    *,
-    in_child: Callable[[], None] | None,
-    fork_again: bool,
-    env: Mapping[str, str] | None,
-    cwd: str | os.PathLike[str] | None,
-) -> NoReturn:
-    """Prepare, run the program and end; never return into the parent's code."""
-    code = 127
-    try:
-        _forget_parent(outputs)
-        if report.recv(2) != b"go":
-            os._exit(code)
-        if in_child:
-            in_child()
-        if fork_again:
-            _fork_and_relay(report)
-        if cwd is not None:
-            os.chdir(cwd)
-        _die_with_parent(report)
-        if not callable(program):
-            _execute(program, os.environ if env is None else env)
-        report.close()
-        if env is not None:
-            os.environ.clear()
-            os.environ.update(env)
-        code = _call(program)
-    except BaseException as error:
-        _tell(report, error)
-    os._exit(code)
-
-
-def _forget_parent(outputs: Sequence[int]) -> None:
-    """Leave the session, the terminal and the outputs of the parent; `_clone` left its signal handlers."""
-    gc.freeze()  # a collection would touch all of the parent's memory, and so copy it
-    signal.set_wakeup_fd(-1)
-    os.setsid()
-    syscalls.set_parent_death_signal(signal.SIGKILL)
-    os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
-    for fd, output in enumerate(outputs, start=1):
-        os.dup2(output, fd)
-
-
-def _die_with_parent(report: socket.socket) -> None:
-    """Ask again for the parent's death signal, which a change of user id forgets; end if it is too late."""
-    syscalls.set_parent_death_signal(signal.SIGKILL)
-    try:
-        is_orphan = report.recv(1, _LOOK) == b""
-    except BlockingIOError:
-        is_orphan = False
-    if is_orphan:
-        os._exit(127)
-
-
-def _fork_and_relay(report: socket.socket) -> None:
-    """Return in a child; the caller waits for that child and ends as it ended."""
-    pid = _fork()
-    if pid == 0:
-        return
-    report.close()
-    _, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status):
-        os.kill(os.getpid(), os.WTERMSIG(status))
-    os._exit(os.waitstatus_to_exitcode(status))
-
-
-def _execute(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
-    for number in (
-        signal.SIGPIPE,
-        signal.SIGXFSZ,
-    ):  # the interpreter ignores them, and execve would keep that
-        signal.signal(number, signal.SIG_DFL)
-    try:
-        os.execvpe(argv[0], list(argv), env)
-    except OSError as error:
-        raise OSError(error.errno, f"execve({argv[0]}): {os.strerror(error.errno or 0)}") from None
-
-
-def _call(function: Callable[[], int | None]) -> int:
-    # The parent's streams may be a notebook's, which are sockets in disguise.
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - they last as long as the process
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    os.fork = _fork
-    try:
-        return function() or 0
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-
-
-def _fork() -> int:
-    """Fork without fork(3), whose hooks wait for threads that only the parent has, such as those of numpy."""
-    pid, pidfd = syscalls.clone3()
-    if pid:
-        os.close(pidfd)
-    return pid
-
-
-def _tell(report: socket.socket, error: BaseException) -> None:
-    if isinstance(error, OSError) and error.errno:
-        reason = f"{error.strerror}: {error.filename!r}" if error.filename else str(error.strerror)
-        failure = {"errno": error.errno, "reason": reason}
-    else:
-        failure = {"errno": 0, "reason": "".join(traceback.format_exception(error))}
-    with contextlib.suppress(OSError):
-        report.sendall(json.dumps(failure).encode())
+def _wait_for_its_name(child: Child) -> None:
+    """Wait the moment that execve(2) takes from closing the report to showing the arguments in /proc."""
+    look = os.WEXITED | os.WNOHANG | os.WNOWAIT  # who waits for it should still find its exit code
+    with contextlib.suppress(ProcessLookupError):
+        wait_until(
+            lambda: os.waitid(os.P_PIDFD, child.pidfd, look) or procfs.read(child.pid, "cmdline"),
+            timeout_s=_START_TIMEOUT_S,
+            poll_s=0.001,
+            what=f"process {child.pid} to show its arguments",
+        )

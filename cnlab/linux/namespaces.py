@@ -14,8 +14,9 @@ from pathlib import Path
 
 from cnlab.errors import InvalidValue, MissingFeature
 from cnlab.linux import children, mounts, syscalls
-from cnlab.linux.children import Child, Program
+from cnlab.linux.children import Child
 from cnlab.linux.idmaps import IdMap, read_gid_map, read_uid_map, write_gid_map, write_uid_map
+from cnlab.linux.newborn import Program
 from cnlab.linux.nsfs import FLAGS, KINDS, Namespace, flags_for, namespaces_of, parse_namespace
 from cnlab.linux.processes import Process
 

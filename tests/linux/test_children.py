@@ -24,6 +24,15 @@ def test_exit_code_is_the_programs_own():
         assert child.wait(timeout_s=10) == 42
 
 
+def test_program_shows_its_name_when_the_block_begins():
+    """execve(2) closes our report before it shows the new arguments; the map must not show the old."""
+    for _ in range(20):
+        with start(["sleep", "60"]) as child:
+            process = read_process(child.pid)
+
+            assert (process.name, process.cmdline) == ("sleep", ("sleep", "60"))
+
+
 def test_death_by_signal_is_a_negative_code():
     """As in `subprocess`: 137 is what a shell makes of it."""
     with start(["sleep", "60"]) as child:
