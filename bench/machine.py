@@ -178,9 +178,8 @@ def _running(work: str) -> None:
     print(f"round trip of a cell      plain {plain_trip * 1e3:6.1f} ms  private {trip * 1e3:6.1f} ms", end="")
     print(f"  added {(trip - plain_trip) * 1e3:.1f} ms")
     for words, peer, ours in (("into the kernel", plain_in, into), ("out of the kernel", plain_out, out)):
-        print(
-            f"{words:25} plain {peer / 1e6:6.0f} MB/s private {ours / 1e6:6.0f} MB/s  {ours / peer:.2f} x plain"
-        )
+        rates = f"plain {peer / 1e6:6.0f} MB/s  private {ours / 1e6:6.0f} MB/s"
+        print(f"{words:25} {rates}  {ours / peer:.2f} x plain")
     print(
         f"memory of an idle kernel  plain {plain_memory / 1e6:6.0f} MB  private {memory / 1e6:6.0f} MB",
         end="",

@@ -44,14 +44,14 @@ class Launcher:
         self.is_ending = False
         self.exit_code = 1
         self.deadline: float | None = None
-        self._console = bytearray()
+        self._printed = bytearray()
         self._request = bytearray()
         self._kernel: dict[str, Any] | None = None
         self._connection_file: Path | None = None
         self._view = rootfs.host_view(work)
         self._memory_directory = memory_directory
         packets, guest_packets = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        console, guest_console = os.pipe()
+        self._console, guest_console = os.pipe()
         with guest_packets:
             self._reservation, processor = _reserve_processor()
             self.uml = _start_uml(
@@ -60,7 +60,7 @@ class Launcher:
         os.close(guest_console)
         self._guard = _start_guard(self.uml.pid)
         self.relay = relay.Relay(packets, on_message=self._on_message)
-        self.relay.watch(console, lambda: self._read_console(console))
+        self.relay.watch(self._console, self._read_console)
         self.relay.watch(control, self._on_control)
         self._signals, wake_up = socket.socketpair()
         self._watch_signals(wake_up)
@@ -73,7 +73,10 @@ class Launcher:
         finally:
             self.end()
         if not self.is_booted and self.control_is_open:
-            self._fail(uml.explain(self._console.decode(errors="replace"), self.uml.returncode))
+            with contextlib.suppress(KeyError):  # it was read to its end before
+                while self._read_console():
+                    pass
+            self._fail(uml.explain(self._printed.decode(errors="replace"), self.uml.returncode))
         return self.exit_code
 
     def end(self) -> None:
@@ -154,15 +157,16 @@ class Launcher:
             if os.waitpid(self._guard, os.WNOHANG) != (0, 0):
                 self.is_ending = True
 
-    def _read_console(self, console: int) -> None:
-        """Keep what the guest prints while it starts; pass on what it prints later, for the server's log."""
-        text = os.read(console, 1 << 16)
+    def _read_console(self) -> bool:
+        """Keep what the guest prints while it starts, pass on what it prints later; False at its end."""
+        text = os.read(self._console, 1 << 16)
         if not text:
-            self.relay.selector.unregister(console)
+            self.relay.selector.unregister(self._console)
         elif self.is_booted:
             os.write(sys.stderr.fileno(), text)
         else:
-            self._console = (self._console + text)[-_CONSOLE_BYTES:]
+            self._printed = (self._printed + text)[-_CONSOLE_BYTES:]
+        return bool(text)
 
     def _fail(self, reason: str) -> None:
         """Say why there is no machine: to the provisioner while it waits for one, else in the log."""
@@ -181,9 +185,9 @@ class Launcher:
 def _reserve_processor() -> tuple[socket.socket, int]:
     """Choose the processor of the host on which the machine runs, if possible one that no other machine has.
 
-    The guest has one processor, but each of its system calls and page faults is a switch between two processes
-    of the host: on the same processor that takes a third of the time. The name of a socket is the reservation,
-    which the kernel takes back whenever the launcher ends.
+    The guest has one processor, but each of its system calls and page faults is a switch between two
+    processes of the host: on the same processor that takes a third of the time. The name of a socket is the
+    reservation, which the kernel takes back whenever the launcher ends.
     """
     reservation = socket.socket(socket.AF_UNIX)
     processors = sorted(os.sched_getaffinity(0))
