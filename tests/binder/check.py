@@ -79,19 +79,19 @@ class Docker:
             *(f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec"),
             *("--bridge=none", "--iptables=false", "--ip6tables=false"),
         ]
-        with (
-            open(self.folder / "log", "wb") as log,
-            subprocess.Popen(command, stdout=log, stderr=log) as daemon,
-        ):
-            try:
-                wait_until(lambda: self._answers(daemon), timeout_s=60, what="dockerd to answer")
-                yield
-            finally:
-                daemon.terminate()
-        # dockerd leaves the network namespaces mounted that its containers had
-        mine = [mount for mount in read_mountinfo() if mount.mount_point.startswith(f"{self.folder}/")]
-        for mount in reversed(mine):
-            umount(mount.mount_point)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._unmount)
+            log = undo.enter_context(open(self.folder / "log", "wb"))
+            daemon = undo.enter_context(subprocess.Popen(command, stdout=log, stderr=log))
+            undo.callback(daemon.terminate)
+            wait_until(lambda: self._answers(daemon), timeout_s=60, what="dockerd to answer")
+            yield
+
+    def _unmount(self) -> None:
+        """Take away the mounts of its containers' network namespaces, which dockerd leaves behind."""
+        for mount in reversed(read_mountinfo()):
+            if mount.mount_point.startswith(f"{self.folder}/"):
+                umount(mount.mount_point)
 
     def _answers(self, daemon: subprocess.Popen[bytes]) -> bool:
         if daemon.poll() is not None:
