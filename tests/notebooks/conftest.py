@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import nbformat
@@ -53,6 +53,11 @@ class Footprint:
     cgroups: frozenset[str]
     files: frozenset[str]
 
+    def since(self, before: Footprint) -> dict[str, frozenset[object]]:
+        """Return what is there now and was not `before`."""
+        new = {field.name: getattr(self, field.name) - getattr(before, field.name) for field in fields(self)}
+        return {name: things for name, things in new.items() if things}
+
 
 def footprint(student: Student, results: Path) -> Footprint:
     """Look what there is of `student` now, `results` aside."""
@@ -69,12 +74,12 @@ def footprint(student: Student, results: Path) -> Footprint:
 
 
 def files_of(student: Student, results: Path) -> Iterator[str]:
-    """Name every file at the student's home, and every one of theirs where all may write."""
+    """Name all files and directories of the student, at home and where everybody may write."""
     for place in (student.home, Path(tempfile.gettempdir()), Path("/dev/shm")):
-        for directory, _, names in os.walk(place):
-            for path in (Path(directory, name) for name in names):
+        for above, directories, files in os.walk(place):
+            for path in (Path(above, name) for name in [*directories, *files]):
                 with contextlib.suppress(FileNotFoundError):  # others write there too
-                    if path.lstat().st_uid == student.uid and results not in path.parents:
+                    if path.lstat().st_uid == student.uid and results not in (path, *path.parents):
                         yield str(path)
 
 
@@ -106,14 +111,16 @@ def runs(reader: Student) -> Runs:
     """Every notebook run twice in the student's own copy of the course, and what that left behind."""
     results = reader.home / "results"
     copies = [reader.home / "notebooks" / path.name for path in NOTEBOOKS]
-    reader.run(["mkdir", "notebooks"], check=True)
-    reader.run(["cp", *map(str, NOTEBOOKS), "notebooks"], check=True)
+    reader.run(
+        ["mkdir", "notebooks", ".ipython"]
+    )  # IPython makes the latter when it starts for the first time
+    reader.run(["cp", *map(str, NOTEBOOKS), "notebooks"])
     before = footprint(reader, results)
     script = Path(__file__).parent / "run_notebooks.py"
     done = reader.run([sys.executable, str(script), str(results), *map(str, copies)], check=False)
     assert done.returncode == 0, done.stderr
     with contextlib.suppress(TimeoutError):  # what is still there then is what the test shows
-        wait_until(lambda: footprint(reader, results) == before, timeout_s=10)
+        wait_until(lambda: not footprint(reader, results).since(before), timeout_s=10)
     return Runs(results, json.loads(done.stdout), before, footprint(reader, results))
 
 
