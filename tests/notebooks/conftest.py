@@ -111,9 +111,7 @@ def runs(reader: Student) -> Runs:
     """Every notebook run twice in the student's own copy of the course, and what that left behind."""
     results = reader.home / "results"
     copies = [reader.home / "notebooks" / path.name for path in NOTEBOOKS]
-    reader.run(
-        ["mkdir", "notebooks", ".ipython"]
-    )  # IPython makes the latter when it starts for the first time
+    reader.run(["mkdir", "notebooks", ".ipython"])  # the latter is made by IPython's first start
     reader.run(["cp", *map(str, NOTEBOOKS), "notebooks"])
     before = footprint(reader, results)
     script = Path(__file__).parent / "run_notebooks.py"
@@ -128,12 +126,8 @@ def runs(reader: Student) -> Runs:
 def book(reader: Student, runs: Runs) -> Path:
     """The book, rendered by the student from what the notebooks gave in their first run."""
     pages = reader.home / "book" / "html"
-    settings = [
-        "-D",
-        f"nb_execution_cache_path={runs.results / 'cache'}",
-        "-d",
-        str(reader.home / "doctrees"),
-    ]
+    cache, doctrees = runs.results / "cache", reader.home / "doctrees"
+    settings = ["-D", f"nb_execution_cache_path={cache}", "-d", str(doctrees)]
     sphinx = [sys.executable, "-m", "sphinx", "-W", "-b", "html", *settings]
     done = reader.run([*sphinx, str(ROOT / "notebooks"), str(pages)], check=False)
     assert done.returncode == 0, done.stderr
