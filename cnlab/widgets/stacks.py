@@ -11,7 +11,7 @@ from cnlab.widgets.picture import ACCENTS, PAPER, RED, Picture, new_figure, pict
 MEBIBYTE = 1 << 20
 
 
-def cpu_percent(*groups: Cgroup, seconds: float = 0.6, clock: Clock = SYSTEM_CLOCK) -> dict[str, float]:
+def cpu_percent(*groups: Cgroup, seconds: float = 0.5, clock: Clock = SYSTEM_CLOCK) -> dict[str, float]:
     """Wait for `seconds` and return by name how much of one CPU each group used meanwhile, in per cent."""
     before = [(group, group.cpu_stat().usage_usec) for group in groups]
     start = clock.monotonic()
