@@ -65,9 +65,18 @@ class Call:
         if not fault and not isinstance(value, kind):
             fault = f"return {kind.__name__}, got {value!r}; look at the docstring of {self._function}"
         if fault:
-            printed = f"\nIt printed:\n{self.output}" if self.output else ""
-            raise AssertionError(f"expected {self._text} to {fault}{printed}")
+            raise AssertionError(f"expected {self._text} to {fault}{self._printed()}")
         return value
+
+    def find_process(self, *argv: str, timeout_s: float = 10.0) -> int:
+        """Do what the function `find_process` does; a failure shows what the function and its child printed."""
+        try:
+            return find_process(*argv, timeout_s=timeout_s)
+        except AssertionError as failure:
+            raise AssertionError(f"{failure}{self._printed()}") from None
+
+    def _printed(self) -> str:
+        return f"\nIt printed:\n{self.output}" if self.output else ""
 
     def _answer(self, timeout_s: float) -> tuple[str, object]:
         """Return what went wrong, or nothing and the value."""

@@ -138,6 +138,22 @@ def test_process_that_is_not_there_is_a_failure():
         find_process("sleep", "7002", timeout_s=0.1)
 
 
+def fail_in_a_child():
+    """Fork a child that cannot become its command."""
+    if os.fork() == 0:
+        os.execvp("/no/such/command", ["sleep", "7003"])
+
+
+def test_process_that_a_call_did_not_start_comes_with_what_was_printed():
+    """The reason is what the child said before it died."""
+    with calling(fail_in_a_child) as call, pytest.raises(AssertionError) as caught:
+        call.result()
+        call.find_process("sleep", "7003", timeout_s=2)
+
+    assert "expected a process that runs `sleep 7003`, got none" in str(caught.value)
+    assert "got FileNotFoundError" in str(caught.value)
+
+
 @pytest.mark.needs_userns
 def test_function_is_process_1_of_a_new_pid_namespace():
     """An init can be tested as what it is."""

@@ -1,0 +1,170 @@
+"""Each lab grades as it should: by nbgrader's own commands, on the private kernel, without privileges.
+
+A run of a lab boots a machine, so all submissions of a lab are graded in one go, both labs at the same time,
+and the mistakes are shared out to three students. What each must lose and be told tells them apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+from labs.course import Course, filled_in, mistaken, nbgrader_of, solutions, source_of
+from labs.mistakes import Mistake, lab01, lab02, shared_out
+from nbformat import NotebookNode
+from student import Student
+
+LABS = {"lab01-namespaces": lab01.MISTAKES, "lab02-cgroups": lab02.MISTAKES}
+
+pytestmark = [pytest.mark.needs_uml, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@dataclass
+class Graded:
+    """All that came of a lab's course, and who made which mistakes in it."""
+
+    course: Course
+    release: NotebookNode
+    validation: str
+    students: dict[str, dict[str, Mistake]]  # by name, the mistakes by name
+    points: dict[str, dict[str, float | None]]
+
+    def student_with(self, mistake: str) -> str:
+        """The student who made it."""
+        return next(name for name, mistakes in self.students.items() if mistake in mistakes)
+
+
+@pytest.fixture(scope="module")
+def graded_labs() -> Iterator[dict[str, Graded]]:
+    """Both labs, graded."""
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(len(LABS)) as pool:
+        courses = [Course(lab, stack.enter_context(Student())) for lab in LABS]
+        yield dict(zip(LABS, pool.map(grade, courses), strict=True))
+
+
+@pytest.fixture
+def graded(graded_labs: dict[str, Graded], lab: str) -> Graded:
+    """The lab that the test is about."""
+    return graded_labs[lab]
+
+
+def grade(course: Course) -> Graded:
+    """Take a lab through the whole of nbgrader."""
+    release = course.release()
+    right = solutions(source_of(course.lab))
+    groups = shared_out(LABS[course.lab])
+    students = {f"mistaken-{number}": mistakes for number, mistakes in enumerate(groups, start=1)}
+    course.submit("solved", filled_in(release, right))
+    course.submit("untouched", release)
+    for name, mistakes in students.items():
+        course.submit(name, mistaken(release, right, mistakes))
+    validation = course.validate(source_of(course.lab))
+    course.nbgrader("autograde", course.lab)
+    course.nbgrader("generate_feedback", course.lab)
+    return Graded(course, release, validation, students, course.points())
+
+
+def automatic(notebook: NotebookNode) -> dict[str, float]:
+    """The points of each check that no person needs to look at."""
+    return {
+        str(metadata["grade_id"]): float(str(metadata["points"]))
+        for metadata in map(nbgrader_of, notebook.cells)
+        if metadata.get("grade") and not metadata.get("solution")
+    }
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_solution_scores_full_marks(graded: Graded, lab: str) -> None:
+    """Otherwise nobody can."""
+    points = graded.points["solved"]
+
+    assert {check: points[check] for check in automatic(graded.release)} == automatic(graded.release)
+    assert graded.course.failures("solved") == {}
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_untouched_release_scores_nothing(graded: Graded, lab: str) -> None:
+    """No check is passed by doing nothing, and an unanswered question needs no person to say so."""
+    assert set(graded.points["untouched"].values()) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("lab", "mistake"), [(lab, mistake) for lab, mistakes in LABS.items() for mistake in mistakes]
+)
+def test_mistake_loses_its_own_points_and_no_others(graded: Graded, lab: str, mistake: str) -> None:
+    """Who errs in one place is told so there, and is paid for the rest."""
+    student = graded.student_with(mistake)
+    planted = graded.students[student]
+    full = automatic(graded.release)
+    lost = {check for check in full if graded.points[student][check] != full[check]}
+    told = graded.course.failures(student)
+    own = {other.loses for other in planted.values()}
+
+    assert {check: told.get(check) for check in lost - own} == {}
+    assert lost == own
+    assert planted[mistake].says in told[planted[mistake].loses]
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_every_failure_says_what_was_expected_what_came_and_where_to_look(graded: Graded, lab: str) -> None:
+    """A bare AssertionError teaches nothing."""
+    said = [
+        (name, check, message)
+        for name in ("untouched", *graded.students)
+        for check, message in graded.course.failures(name).items()
+    ]
+    silent = [
+        failure
+        for failure in said
+        if not re.match(r"AssertionError: expected .*\bgot\b.*\blook\b", failure[2], flags=re.DOTALL)
+    ]
+
+    assert said
+    assert silent == []
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_release_has_no_solution_line_and_no_hidden_test(graded: Graded, lab: str) -> None:
+    """Not even in a traceback's source, a model answer or a comment."""
+    released = {line.strip() for cell in graded.release.cells for line in cell.source.splitlines()}
+    secret, public = secret_and_public_lines(source_of(lab))
+
+    assert secret
+    assert released & (secret - public) == set()
+    assert not any(word in line for line in released for word in ("BEGIN SOLUTION", "HIDDEN TESTS"))
+
+
+def secret_and_public_lines(source: NotebookNode) -> tuple[set[str], set[str]]:
+    """The lines between the markers, and the others; lines as short as ``return pid`` may be both."""
+    secret: set[str] = set()
+    public: set[str] = set()
+    for cell in source.cells:
+        target = public
+        for line in cell.source.splitlines():
+            if "### BEGIN" in line:
+                target = secret
+            elif "### END" in line:
+                target = public
+            elif line.strip():
+                target.add(line.strip())
+    return secret, public
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_validate_passes_on_the_solution(graded: Graded, lab: str) -> None:
+    """The button that students press before they hand in agrees with the grades."""
+    assert "Success! Your notebook passes all the tests." in graded.validation
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_feedback_shows_each_student_points_and_messages(graded: Graded, lab: str) -> None:
+    """An HTML page a student, with the score at its top."""
+    page = graded.course.feedback("mistaken-1")
+
+    assert "<html" in page
+    assert "Score:" in page
+    assert "AssertionError" in page
