@@ -30,7 +30,8 @@ class FeatureTable:
     def as_html(self) -> str:
         """The same as a table."""
         rows = "".join(_row(feature) for feature in self.features)
-        head = "<tr><th></th><th>feature</th><th>how we know</th></tr>"
+        left = 'style="text-align: left"'
+        head = f"<tr><th></th><th {left}>feature</th><th {left}>how we know</th></tr>"
         return f'<table class="cnlab-features"><thead>{head}</thead><tbody>{rows}</tbody></table>'
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -130,6 +130,7 @@ class NamespaceMap:
 
     def __init__(self) -> None:
         self._stacks: list[contextlib.ExitStack] = []
+        self._redraws: list[Callable[[], None]] = []  # one for each place where the map is shown
 
     def __enter__(self) -> Self:
         return self
@@ -144,23 +145,30 @@ class NamespaceMap:
         stack = contextlib.ExitStack()
         child = stack.enter_context(spawn(program, new=kinds))
         self._stacks.append(stack)
+        self._redraw()
         return child.pid
 
     def end(self) -> None:
         """End the process that was started last, if there is one."""
         if self._stacks:
             self._stacks.pop().close()
+            self._redraw()
 
     def close(self) -> None:
         """End all processes that were started here."""
         while self._stacks:
-            self.end()
+            self._stacks.pop().close()
+        self._redraw()
 
     def picture(self) -> Picture:
         """Draw the map as it is now."""
         return draw_namespaces(below_notebook()[:_MOST])
 
-    def _live(self) -> DOMWidget:
+    def _redraw(self) -> None:
+        for redraw in self._redraws:
+            redraw()
+
+    def _live(self, now: Picture) -> DOMWidget:
         import ipywidgets as widgets
 
         here = kinds_of(below_notebook())
@@ -170,7 +178,7 @@ class NamespaceMap:
         end = widgets.Button(description="end the last", icon="minus")
         again = widgets.Button(description="look again", icon="refresh")
         message = widgets.Label()
-        image = widgets.Image(format="png")
+        image = widgets.Image(value=now.png(), width=now.width_px)
 
         def redraw(_button: object = None) -> None:
             now = self.picture()
@@ -186,20 +194,18 @@ class NamespaceMap:
                 )
             except OSError as error:
                 message.value = str(error)
-            redraw()
 
         def end_one(_button: object) -> None:
             self.end()
             message.value = "ended the last one; a namespace without members is gone"
-            redraw()
 
         start.on_click(start_one)
         end.on_click(end_one)
         again.on_click(redraw)
-        redraw()
+        self._redraws.append(redraw)
         chooser = widgets.HBox([widgets.Label("new:"), *wanted], layout=widgets.Layout(flex_flow="row wrap"))
         return widgets.VBox([chooser, widgets.HBox([start, end, again]), message, image])
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         now = self.picture()
-        return mimebundle(self._live(), static_html=picture_to_html(now), text=now.alt)
+        return mimebundle(self._live(now), static_html=picture_to_html(now), text=now.alt)

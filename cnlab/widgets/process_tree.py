@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -100,6 +100,7 @@ class ProcessTree:
 
     def __init__(self, sleepers: int = 0) -> None:
         self._stack: list[contextlib.ExitStack] = []
+        self._redraws: list[Callable[[], None]] = []  # one for each place where the tree is shown
         self.sleepers = sleepers
 
     def __enter__(self) -> Self:
@@ -123,6 +124,8 @@ class ProcessTree:
             self._stack.append(stack)
         while len(self._stack) > wanted:
             self._stack.pop().close()
+        for redraw in self._redraws:
+            redraw()
 
     def close(self) -> None:
         """End the processes."""
@@ -132,22 +135,26 @@ class ProcessTree:
         """Draw the tree as it is now."""
         return draw_family(processes(), os.getpid())
 
-    def _live(self) -> DOMWidget:
+    def _live(self, now: Picture) -> DOMWidget:
         import ipywidgets as widgets
 
         slider = widgets.IntSlider(
             self.sleepers, 0, 6, description="sleepers", continuous_update=False, readout=True
         )
-        now = self.picture()
-        image = widgets.Image(value=now.png(), format="png", width=now.width_px)
+        image = widgets.Image(value=now.png(), width=now.width_px)
 
         def obey(_change: object) -> None:
-            self.sleepers = slider.value
+            if slider.value != self.sleepers:
+                self.sleepers = slider.value
+
+        def redraw() -> None:
+            slider.value = self.sleepers
             image.value = self.picture().png()
 
         slider.observe(obey, names="value")
+        self._redraws.append(redraw)
         return widgets.VBox([slider, image])
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         now = self.picture()
-        return mimebundle(self._live(), static_html=picture_to_html(now), text=now.alt)
+        return mimebundle(self._live(now), static_html=picture_to_html(now), text=now.alt)

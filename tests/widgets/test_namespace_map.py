@@ -77,7 +77,7 @@ def test_map_shows_the_processes_it_started_until_it_closes():
 def test_buttons_start_a_process_in_the_namespaces_chosen():
     """The control changes something real: the kernel makes those namespaces and no others."""
     with NamespaceMap() as live:
-        chooser, buttons, _message, _image = live._live().children
+        chooser, buttons, _message, _image = live._live(live.picture()).children
         for toggle in chooser.children[1:]:
             toggle.value = toggle.description in ("user", "uts")
         buttons.children[0].click()
@@ -94,3 +94,17 @@ def test_static_form_is_the_picture_with_its_words():
     assert WIDGET_VIEW in bundle
     assert 'src="data:image/png;base64,' in bundle["text/html"]
     assert bundle["text/plain"].startswith("Map of namespaces")
+
+
+def test_closed_map_is_shown_as_it_is_and_still_works():
+    """A notebook that ran to its end has closed the map; its reader begins to play only then."""
+    live = NamespaceMap()
+    live.start()
+    _chooser, buttons, _message, image = live._live(live.picture()).children
+    before = image.value
+    live.close()
+    assert image.value != before
+
+    buttons.children[0].click()
+    assert len(below_notebook()) == 2
+    live.close()

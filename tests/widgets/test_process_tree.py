@@ -60,7 +60,7 @@ def test_alternative_text_tells_the_line_and_what_is_below():
 def test_slider_starts_and_ends_real_processes():
     """The control acts on the kernel: what it says is what /proc shows."""
     with ProcessTree() as tree:
-        slider, _image = tree._live().children
+        slider, _image = tree._live(tree.picture()).children
         slider.value = 3
         assert len(children()) == 3
         slider.value = 1
@@ -73,3 +73,14 @@ def test_leaving_the_block_leaves_no_process():
         assert len(children()) == 2
 
     assert not children()
+
+
+def test_closed_tree_is_shown_as_it_is():
+    """A picture of processes that have ended would be a lie."""
+    tree = ProcessTree(2)
+    slider, image = tree._live(tree.picture()).children
+    before = image.value
+    tree.close()
+
+    assert slider.value == 0
+    assert image.value != before
