@@ -96,7 +96,7 @@ class Relay:
         packets.setblocking(False)
         self.selector.register(packets, selectors.EVENT_READ, self._packets_ready)
 
-    def watch(self, file: Any, callback: Callable[[], None]) -> None:
+    def watch(self, file: Any, callback: Callable[[], object]) -> None:
         """Call `callback` from `run_once` whenever `file` is readable."""
         self.selector.register(file, selectors.EVENT_READ, lambda mask: callback())
 
