@@ -11,14 +11,16 @@ from cnlab.widgets.picture import ACCENTS, PAPER, RED, Picture, new_figure, pict
 MEBIBYTE = 1 << 20
 
 
-def cpu_percent(*groups: Cgroup, seconds: float = 0.5, clock: Clock = SYSTEM_CLOCK) -> dict[str, float]:
+def cpu_percent(*groups: Cgroup, seconds: float = 0.5, clock: Clock = SYSTEM_CLOCK) -> dict[str, int]:
     """Wait for `seconds` and return by name how much of one CPU each group used meanwhile, in per cent."""
-    before = [(group, group.cpu_stat().usage_usec) for group in groups]
     start = clock.monotonic()
+    before = [group.cpu_stat().usage_usec for group in groups]
     clock.sleep(seconds)
+    after = [group.cpu_stat().usage_usec for group in groups]
     passed_us = (clock.monotonic() - start) * 1e6
     return {
-        group.name: round(100 * (group.cpu_stat().usage_usec - used) / passed_us, 1) for group, used in before
+        group.name: round(100 * (now - then) / passed_us)
+        for group, then, now in zip(groups, before, after, strict=True)
     }
 
 

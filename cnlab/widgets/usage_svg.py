@@ -34,7 +34,7 @@ def usage_svg(readings: Sequence[Reading], *, window_s: float = 30) -> str:
         return LEFT + WIDTH * (1 - (end - time_s) / window_s)
 
     def cpu_y(share: float) -> float:
-        return 16 + HEIGHT * (1 - min(share, 1.05))
+        return 16 + HEIGHT * (1 - min(share, 1))
 
     def memory_y(size: float) -> float:
         return 16 + GAP + HEIGHT + HEIGHT * (1 - min(size / top, 1))
