@@ -177,7 +177,7 @@ def _namespace(feature: str) -> Callable[[], str]:
             raise _Missing(f"/proc/self/ns has no {kind!r}: this kernel is built without it")
         flags = _CLONE[feature] | (0 if _is_root() else _CLONE_NEWUSER)
         _in_child(lambda: _call("unshare", f"unshare({kind})", flags))
-        return f"unshare of a {kind} namespace works"
+        return f"a new {kind} namespace could be made"
 
     return find_out
 
@@ -261,6 +261,7 @@ FEATURES: dict[str, tuple[Callable[[], str], str]] = {
     "root": (_root, _IN_PRIVATE_KERNEL),
     "userns": (_userns, f"see sysctl user.max_user_namespaces; or {_IN_PRIVATE_KERNEL}"),
     **{name: (_namespace(name), _IN_PRIVATE_KERNEL) for name in _CLONE},
+    "timens": (_namespace("timens"), "needs Linux 5.6 or later, built with time namespaces"),
     "cgroup2": (_cgroup2, _IN_PRIVATE_KERNEL),
     "overlay": (_overlay, _IN_PRIVATE_KERNEL),
     "landlock": (_landlock, "needs Linux 5.13 or later, with landlock in its lsm= list"),

@@ -166,3 +166,10 @@ print(took, sorted(heavy), threading.active_count(), len(os.listdir("/proc/self/
 
     assert float(said[0]) < 0.05
     assert said[1] == "[] 1 0\n"
+
+
+def test_hint_for_time_namespaces_does_not_send_to_the_private_kernel():
+    """It has none: User-Mode Linux is built without them."""
+    _, hint = host.FEATURES["timens"]
+
+    assert "Cloud Native Lab" not in hint
