@@ -50,8 +50,8 @@ class Footprint:
     processes: frozenset[int]
     namespaces: frozenset[str]
     mounts: frozenset[str]
-    cgroups: frozenset[str]
-    files: frozenset[str]
+    cgroups: frozenset[Path]
+    files: frozenset[Path]
 
     def since(self, before: Footprint) -> dict[str, frozenset[object]]:
         """Return what is there now and was not `before`."""
@@ -63,24 +63,29 @@ def footprint(student: Student, results: Path) -> Footprint:
     """Look what there is of `student` now, `results` aside."""
     processes = frozenset(student.processes())
     mounts = read_mountinfo()
-    trees = [mount.mount_point for mount in mounts if mount.fs_type in ("cgroup", "cgroup2")]
+    trees = [Path(mount.mount_point) for mount in mounts if mount.fs_type in ("cgroup", "cgroup2")]
+    open_to_all = [Path(tempfile.gettempdir()), Path("/dev/shm")]
     return Footprint(
         processes=processes,
         namespaces=frozenset(str(space) for pid in processes for space in namespaces_of(pid).values()),
         mounts=frozenset(f"{mount.source} on {mount.mount_point}" for mount in mounts),
-        cgroups=frozenset(group for tree in trees for group, _, _ in os.walk(tree)),
-        files=frozenset(files_of(student, results)),
+        cgroups=frozenset(belongings(student, trees)),
+        files=frozenset(
+            path
+            for path in belongings(student, [student.home, *open_to_all])
+            if not path.is_relative_to(results)
+        ),
     )
 
 
-def files_of(student: Student, results: Path) -> Iterator[str]:
-    """Name all files and directories of the student, at home and where everybody may write."""
-    for place in (student.home, Path(tempfile.gettempdir()), Path("/dev/shm")):
+def belongings(student: Student, places: list[Path]) -> Iterator[Path]:
+    """Find all files and directories of the student below `places`."""
+    for place in places:
         for above, directories, files in os.walk(place):
             for path in (Path(above, name) for name in [*directories, *files]):
-                with contextlib.suppress(FileNotFoundError):  # others write there too
-                    if path.lstat().st_uid == student.uid and results not in (path, *path.parents):
-                        yield str(path)
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # others come and go there
+                    if path.lstat().st_uid == student.uid:
+                        yield path
 
 
 @dataclass(frozen=True, slots=True)
