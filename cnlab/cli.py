@@ -53,6 +53,7 @@ def lab(arguments: Sequence[str]) -> int:
         print(f"cnlab lab: no {WELCOME} in {CHECKOUT}: run it from a checkout of the course", file=sys.stderr)
         return 1
     options = [f"--ServerApp.root_dir={CHECKOUT}", f"--LabApp.default_url=/lab/tree/{WELCOME}"]
+    options.append("--LabApp.extension_manager=readonly")  # it would list what an index far away offers
     if os.geteuid() == 0:
         options.append("--allow-root")  # the notebooks' own root lives in a private kernel, whoever starts it
     command = [sys.executable, "-m", "jupyterlab", *options, *arguments]
