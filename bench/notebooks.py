@@ -1,4 +1,4 @@
-"""Every notebook on the private kernel: seconds from top to bottom, of which there are to be at most sixty."""
+"""Every notebook on the private kernel: how many of the promised sixty seconds it takes."""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ def test_lab_passes_further_arguments_on(monkeypatch):
 
     command = [
         *(sys.executable, "-m", "jupyterlab", "--ServerApp.root_dir=/course"),
-        *("--LabApp.default_url=/lab/tree/notebooks/00-welcome.ipynb", "--no-browser", "--port", "8890"),
+        *("--LabApp.default_url=/lab/tree/notebooks/00-welcome.ipynb", "--LabApp.extension_manager=readonly"),
+        *("--no-browser", "--port", "8890"),
     ]
     assert [(command, f"{Path(sys.executable).parent}:/usr/bin")] == started
 

@@ -1,7 +1,7 @@
 """A block device made of memory, for those who need a disk that nobody misses.
 
-The kernel's ``brd`` driver makes ``/dev/ram0``. To the block layer, and so to the io controller of cgroups, it
-is a disk like any other, only very fast.
+The kernel's ``brd`` driver makes ``/dev/ram0``. To the block layer, and so to the io controller of cgroups,
+it is a disk like any other, only very fast.
 
 See: the kernel's guide "Using the RAM disk block device with Linux"; finit_module(2), delete_module(2).
 """
