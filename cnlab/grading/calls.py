@@ -28,6 +28,8 @@ from cnlab.linux.namespaces import Child, spawn
 
 T = TypeVar("T")
 
+_POLL_S = 0.05  # reading all of /proc takes 20 ms on the private kernel's one CPU; the command needs some too
+
 
 class Call:
     """A call under way. `pid` is the process that runs the function, and stays when it has returned."""
@@ -69,7 +71,7 @@ class Call:
         return value
 
     def find_process(self, *argv: str, timeout_s: float = 10.0) -> int:
-        """Do what the function `find_process` does; a failure shows what the function and its child printed."""
+        """Do what the function `find_process` does; a failure also shows what was printed."""
         try:
             return find_process(*argv, timeout_s=timeout_s)
         except AssertionError as failure:
@@ -201,7 +203,7 @@ def find_process(*argv: str, timeout_s: float = 10.0) -> int:
         AssertionError: there is none.
     """
     with contextlib.suppress(TimeoutError):
-        return wait_until(lambda: running(*argv), timeout_s=timeout_s)[0]
+        return wait_until(lambda: running(*argv), timeout_s=timeout_s, poll_s=_POLL_S)[0]
     raise AssertionError(
         f"expected a process that runs `{' '.join(argv)}`, got none within {timeout_s:g} s; look at"
         " execve(2), and at /proc/PID/cmdline of your child"

@@ -146,9 +146,10 @@ def fail_in_a_child():
 
 def test_process_that_a_call_did_not_start_comes_with_what_was_printed():
     """The reason is what the child said before it died."""
-    with calling(fail_in_a_child) as call, pytest.raises(AssertionError) as caught:
+    with calling(fail_in_a_child) as call:
         call.result()
-        call.find_process("sleep", "7003", timeout_s=2)
+        with pytest.raises(AssertionError) as caught:
+            call.find_process("sleep", "7003", timeout_s=1)
 
     assert "expected a process that runs `sleep 7003`, got none" in str(caught.value)
     assert "got FileNotFoundError" in str(caught.value)
