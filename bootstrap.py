@@ -455,7 +455,7 @@ def set_up(env: Environment, *, tests: bool) -> None:
         if not is_usable(env):
             shutil.rmtree(env.prefix / "var/stamps", ignore_errors=True)
         env.once("venv", f"{env.prefix}", lambda: make_environment(env))
-    copied = sorted((ROOT / "cnlab/machine").rglob("*.json"))  # pyproject.toml's shared data
+    copied = sorted((ROOT / "cnlab").rglob("*.json"))  # pyproject.toml's shared data
     python_inputs = [ROOT / "requirements.lock", ROOT / "pyproject.toml", *copied]
     env.once("python", fingerprint(*python_inputs), lambda: install_python_packages(env))
     warm_inputs = [ROOT / "requirements.lock", *sorted((ROOT / "cnlab").rglob("*.py"))]
