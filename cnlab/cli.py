@@ -57,6 +57,18 @@ def lab(arguments: Sequence[str]) -> int:
     if os.geteuid() == 0:
         options.append("--allow-root")  # the notebooks' own root lives in a private kernel, whoever starts it
     command = [sys.executable, "-m", "jupyterlab", *options, *arguments]
+    os.execve(sys.executable, command, _lab_environment())
+
+
+def _lab_environment() -> dict[str, str]:
+    """Return JupyterLab's environment: what it and its helpers keep of their own stays inside the checkout."""
+    own = Path(sys.prefix, "var")
+    kept = {
+        "IPYTHONDIR": own / "ipython",
+        "JUPYTER_CONFIG_DIR": own / "jupyter/config",
+        "JUPYTER_DATA_DIR": own / "jupyter/data",
+        "NPM_CONFIG_CACHE": own / "npm",
+    }
     # a terminal in JupyterLab finds jupyter, nbgrader and cnlab on its PATH
     path = os.pathsep.join([os.path.dirname(sys.executable), *os.get_exec_path()])
-    os.execve(sys.executable, command, {**os.environ, "PATH": path})
+    return {**{name: str(place) for name, place in kept.items()}, **os.environ, "PATH": path}

@@ -96,6 +96,19 @@ def test_lab_passes_further_arguments_on(monkeypatch):
     assert [(command, f"{Path(sys.executable).parent}:/usr/bin")] == started
 
 
+def test_lab_keeps_what_jupyter_writes_inside_the_checkout(monkeypatch):
+    """Removing the folder removes the course; who has a configuration of their own names it."""
+    monkeypatch.delenv("JUPYTER_CONFIG_DIR", raising=False)
+    monkeypatch.setenv("JUPYTER_DATA_DIR", "/mine")
+    environments = []
+    monkeypatch.setattr(os, "execve", lambda path, argv, env: environments.append(env))
+    cli.main(["lab"])
+
+    assert [(f"{sys.prefix}/var/jupyter/config", "/mine")] == [
+        (env["JUPYTER_CONFIG_DIR"], env["JUPYTER_DATA_DIR"]) for env in environments
+    ]
+
+
 def test_lab_outside_a_checkout_says_so(monkeypatch, tmp_path, capsys):
     """Installed as a wheel, the package has no notebooks with it."""
     monkeypatch.setattr(cli, "CHECKOUT", tmp_path)
