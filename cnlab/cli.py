@@ -61,7 +61,7 @@ def lab(arguments: Sequence[str]) -> int:
 
 
 def _lab_environment() -> dict[str, str]:
-    """Return JupyterLab's environment: what it and its helpers keep of their own stays inside the checkout."""
+    """Return JupyterLab's environment: what it and its helpers keep stays inside the checkout."""
     own = Path(sys.prefix, "var")
     kept = {
         "IPYTHONDIR": own / "ipython",
