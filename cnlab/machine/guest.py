@@ -197,7 +197,18 @@ def _finish_system() -> None:
         os.symlink("/proc/self/fd", "/dev/fd")
     syscalls.sethostname("cnlab")
     CONNECTION_FILE.parent.mkdir(mode=0o700)
+    _complete_cpuinfo()
     _make_cgroup(CGROUPS / "notebook")
+
+
+def _complete_cpuinfo() -> None:
+    """End /proc/cpuinfo with the empty line that User-Mode Linux leaves out.
+
+    Without it procps 4.0.2 (Debian 12) takes the file for a broken one, and ``ps aux`` and ``vmstat`` fail.
+    """
+    original, complete = Path("/proc/cpuinfo"), CONNECTION_FILE.with_name("cpuinfo")
+    complete.write_text(original.read_text().rstrip("\n") + "\n\n")
+    syscalls.mount(complete, original, flags=syscalls.MS_BIND)
 
 
 def _make_cgroup(group: Path) -> None:

@@ -25,6 +25,18 @@ def test_student_is_root_in_a_linux_of_their_own() -> None:
     assert os.getuid() != 0
 
 
+def test_the_usual_tools_work() -> None:
+    """What a student types first must not end with "Unable to get system boot time"."""
+    commands = [["ps", "aux"], ["ps", "-ef"], ["vmstat", "-s"]]
+    with Notebook() as notebook:
+        cell = notebook.run(
+            "import subprocess\n"
+            f"[subprocess.run(command, capture_output=True).returncode for command in {commands}]"
+        )
+
+    assert cell.text == "[0, 0, 0]"
+
+
 def test_only_the_notebooks_directory_keeps_what_is_written() -> None:
     """Work is kept and belongs to the user; all else, the rest of home too, is thrown away."""
     Path("course").mkdir()
