@@ -25,7 +25,8 @@ from cnlab.clock import wait_until
 from cnlab.linux import newborn, nsfs, procfs, syscalls
 from cnlab.linux.newborn import Program
 
-_START_TIMEOUT_S = 20.0
+_START_TIMEOUT_S = 5.0
+_ATTEMPTS = 4
 
 
 class Child:
@@ -124,25 +125,55 @@ def start(
     Raises:
         OSError: the kernel refused the clone, the preparation or the execve.
     """
-    with contextlib.ExitStack() as stack:
-        ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
-        pipes = [_open_pipe(stack) for _ in range(2)] if capture else []
-        pid, pidfd = _clone(flags, cgroup)
-        if pid == 0:
-            ours.close()
-            outputs = [write.fileno() for _, write in pipes]
-            newborn.live(program, theirs, outputs, in_child=in_child, fork_again=fork_again, env=env, cwd=cwd)
-        child = Child(pid, pidfd, *(read for read, _ in pipes))
-        stack.callback(child._end)
-        theirs.close()
-        for _, write in pipes:
-            write.close()
-        if in_parent:
-            in_parent(pid)
-        _let_go(ours)
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        with contextlib.ExitStack() as attempt:
+            try:
+                child = _start_once(
+                    attempt, program, flags, cgroup, in_parent, in_child, fork_again, env, cwd, capture
+                )
+            except TimeoutError:
+                # Its program has not begun, so nothing is done twice. A clone beside busy threads may have
+                # copied a lock that one of them held.
+                if not attempts_left:
+                    raise
+                continue
+            started = attempt.pop_all()
+        break
+    with started:
         if not callable(program):
             _wait_for_its_name(child)
         yield child
+
+
+def _start_once(
+    stack: contextlib.ExitStack,
+    program: Program,
+    flags: int,
+    cgroup: Path | None,
+    in_parent: Callable[[int], None] | None,
+    in_child: Callable[[], None] | None,
+    fork_again: bool,
+    env: Mapping[str, str] | None,
+    cwd: str | os.PathLike[str] | None,
+    capture: bool,
+) -> Child:
+    """Clone, prepare and let go; what is to be undone at the child's end is on the `stack`."""
+    ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
+    pipes = [_open_pipe(stack) for _ in range(2)] if capture else []
+    pid, pidfd = _clone(flags, cgroup)
+    if pid == 0:
+        ours.close()
+        outputs = [write.fileno() for _, write in pipes]
+        newborn.live(program, theirs, outputs, in_child=in_child, fork_again=fork_again, env=env, cwd=cwd)
+    child = Child(pid, pidfd, *(read for read, _ in pipes))
+    stack.callback(child._end)
+    theirs.close()
+    for _, write in pipes:
+        write.close()
+    if in_parent:
+        in_parent(pid)
+    _let_go(ours)
+    return child
 
 
 def complete(
@@ -215,7 +246,8 @@ def _let_go(ours: socket.socket) -> None:
         report = b"".join(iter(lambda: ours.recv(65536), b""))
     except TimeoutError:
         raise TimeoutError(
-            f"the child has not started its program within {_START_TIMEOUT_S:g} s; is its cgroup frozen?"
+            f"the child has not started its program within {_START_TIMEOUT_S:g} s, {_ATTEMPTS} times; "
+            "is its cgroup frozen?"
         ) from None
     if not report:
         return

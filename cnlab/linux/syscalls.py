@@ -62,6 +62,7 @@ _SYS_PIVOT_ROOT = {"x86_64": 155, "i686": 217}.get(os.uname().machine, 41)
 _libc = ctypes.CDLL(None, use_errno=True)
 # PyDLL keeps the interpreter lock during the call: a child of clone3 must own it.
 _libc_with_lock = ctypes.PyDLL(None, use_errno=True)
+_libc_with_lock.malloc.restype = ctypes.c_void_p
 _NAMES = {value: name for name, value in list(globals().items()) if name.startswith("CLONE_")}
 
 
@@ -227,6 +228,16 @@ def clone3(flags: int = 0, *, cgroup_fd: int | None = None) -> tuple[int, int]:
     return pid, pidfd.value
 
 
+def _settle_allocator() -> None:
+    """Take and release the lock of malloc(3), as fork(3) does: a child that finds it taken waits for ever.
+
+    The thread that holds it, a library's own, would not be there to release it. Blocks of this size come from
+    the arena itself, not from the thread's cache.
+    """
+    block = _libc_with_lock.malloc(ctypes.c_size_t(1 << 16))
+    _libc_with_lock.free(ctypes.c_void_p(block))
+
+
 def _fork_by(clone: Callable[[], int]) -> int:
     """Call `clone` between the interpreter's fork hooks, as `os.fork` calls fork(2).
 
@@ -245,6 +256,7 @@ def _fork_by(clone: Callable[[], int]) -> int:
         operator.call,
     )
     python.PyOS_BeforeFork()
+    _settle_allocator()
     calls: Iterator[Any] = iter([clone])
     for step in steps:
         calls = map(step, calls)

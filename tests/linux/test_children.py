@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from cnlab.clock import wait_until
-from cnlab.linux import syscalls
+from cnlab.linux import children, syscalls
 from cnlab.linux.children import complete, start
 from cnlab.linux.processes import parse_status, processes, read_process
 
@@ -39,6 +39,22 @@ def test_death_by_signal_is_a_negative_code():
         child.signal(signal.SIGKILL)
 
         assert child.wait(timeout_s=10) == -9
+
+
+def test_child_that_hangs_before_its_program_is_replaced(tmp_path, monkeypatch):
+    """A clone beside busy threads may copy a lock that nobody will release; the program still runs, once."""
+    monkeypatch.setattr(children, "_START_TIMEOUT_S", 0.5)
+    hung = tmp_path / "hung"
+
+    def hang_once() -> None:
+        if not hung.exists():
+            hung.write_text(str(os.getpid()))
+            signal.pause()
+
+    with start(["sh", "-c", "echo ran; exit 3"], in_child=hang_once, capture=True) as child:
+        assert _said(child) == "ran\n"
+        assert child.wait(timeout_s=10) == 3
+    assert not os.path.exists(f"/proc/{hung.read_text()}")
 
 
 def test_function_runs_in_the_child():
