@@ -1,24 +1,41 @@
 """Each lab grades as it should: by nbgrader's own commands, on the private kernel, without privileges.
 
-A run of a lab boots a machine, so all submissions of a lab are graded in one go, both labs at the same time,
-and the mistakes are shared out to three students. What each must lose and be told tells them apart.
+A run of a lab boots a machine, so all submissions of a lab are graded in one go, two labs at a time, and the
+mistakes are shared out to three students. What each must lose and be told tells them apart.
 """
 
 from __future__ import annotations
 
 import contextlib
+import pkgutil
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 
+import labs.mistakes
 import pytest
 from labs.course import Course, filled_in, mistaken, nbgrader_of, solutions, source_of
-from labs.mistakes import Mistake, lab01, lab02, shared_out
+from labs.mistakes import Mistake, shared_out
 from nbformat import NotebookNode
-from student import Student
+from student import ROOT, Student
 
-LABS = {"lab01-namespaces": lab01.MISTAKES, "lab02-cgroups": lab02.MISTAKES}
+FOLDERS = sorted(path.name for path in Path(ROOT, "labs").glob("lab*-*"))
+
+
+def mistakes_of(lab: str) -> dict[str, Mistake]:
+    """The mistakes to plant in a lab: for `lab01-namespaces` those of the module `labs.mistakes.lab01`."""
+    name = lab.partition("-")[0]
+    if name not in {module.name for module in pkgutil.iter_modules(labs.mistakes.__path__)}:
+        return {}
+    found: dict[str, Mistake] = import_module(f"labs.mistakes.{name}").MISTAKES
+    return found
+
+
+LABS = {lab: mistakes for lab in FOLDERS if (mistakes := mistakes_of(lab))}
+AT_A_TIME = 2  # each boots machines of its own
 
 pytestmark = [pytest.mark.needs_uml, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -39,11 +56,13 @@ class Graded:
 
 
 @pytest.fixture(scope="module")
-def graded_labs() -> Iterator[dict[str, Graded]]:
-    """Both labs, graded."""
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(len(LABS)) as pool:
-        courses = [Course(lab, stack.enter_context(Student())) for lab in LABS]
-        yield dict(zip(LABS, pool.map(grade, courses), strict=True))
+def graded_labs(request: pytest.FixtureRequest) -> Iterator[dict[str, Graded]]:
+    """The labs that the selected tests are about, graded."""
+    tests = [item for item in request.session.items if getattr(item, "module", None) is request.module]
+    wanted = sorted({test.callspec.params["lab"] for test in tests if "graded" in test.fixturenames})
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(AT_A_TIME) as pool:
+        courses = [Course(lab, stack.enter_context(Student())) for lab in wanted]
+        yield dict(zip(wanted, pool.map(grade, courses), strict=True))
 
 
 @pytest.fixture
@@ -75,6 +94,12 @@ def automatic(notebook: NotebookNode) -> dict[str, float]:
         for metadata in map(nbgrader_of, notebook.cells)
         if metadata.get("grade") and not metadata.get("solution")
     }
+
+
+@pytest.mark.parametrize("lab", FOLDERS)
+def test_lab_has_six_mistakes_to_plant(lab: str) -> None:
+    """A lab whose checks nobody has seen fail proves nothing."""
+    assert len(mistakes_of(lab)) >= 6
 
 
 @pytest.mark.parametrize("lab", LABS)
