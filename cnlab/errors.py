@@ -3,6 +3,7 @@
     CnlabError
     ├── MissingFeature            this machine cannot do what was asked, whoever asks
     ├── InvalidValue(ValueError)  an argument that no machine would accept
+    ├── InvalidImage(ValueError)  bytes that are not the image, layer or archive they should be
     └── MachineError              the private kernel did not start, or ended
 
 The kernel saying no is an `OSError` with its errno; see `cnlab.linux.syscalls`.
@@ -34,6 +35,10 @@ class MissingFeature(CnlabError):  # noqa: N818 - reads as the claim it makes
 
 class InvalidValue(CnlabError, ValueError):  # noqa: N818
     """An argument is not one of the values that make sense here; the message lists those that do."""
+
+
+class InvalidImage(CnlabError, ValueError):  # noqa: N818
+    """Bytes of an image break a rule of its specification, or a limit; the message says which, and where."""
 
 
 class MachineError(CnlabError):

@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from cnlab.errors import CnlabError, InvalidValue, MachineError, MissingFeature
+from cnlab.errors import CnlabError, InvalidImage, InvalidValue, MachineError, MissingFeature
 
 
 def test_missing_feature_writes_its_own_message():
@@ -19,7 +19,7 @@ def test_missing_feature_without_a_hint_has_no_note():
     assert not hasattr(MissingFeature("uml", "no program linux.uml"), "__notes__")
 
 
-@pytest.mark.parametrize("kind", [MissingFeature, InvalidValue, MachineError])
+@pytest.mark.parametrize("kind", [MissingFeature, InvalidValue, InvalidImage, MachineError])
 def test_errors_of_ours_have_one_base(kind):
     """One except clause for all that is not the kernel's."""
     assert issubclass(kind, CnlabError)
