@@ -9,8 +9,11 @@
 The kernel saying no is an `OSError` with its errno; see `cnlab.linux.syscalls`.
 """
 
-from collections.abc import Callable
-from functools import partial
+from __future__ import annotations
+
+TYPE_CHECKING = False  # the container runtime imports this file at each start; `typing` would slow it down
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class CnlabError(Exception):
@@ -28,9 +31,13 @@ class MissingFeature(CnlabError):  # noqa: N818 - reads as the claim it makes
         if hint:
             self.add_note(f"Hint: {hint}")
 
-    def __reduce__(self) -> tuple[Callable[[], "MissingFeature"], tuple[()]]:
+    def __reduce__(self) -> tuple[Callable[..., MissingFeature], tuple[str, str, str]]:
         """Let it be pickled: an exception is otherwise rebuilt from its message alone."""
-        return partial(MissingFeature, self.feature, self.reason, hint=self.hint), ()
+        return _missing_feature, (self.feature, self.reason, self.hint)
+
+
+def _missing_feature(feature: str, reason: str, hint: str) -> MissingFeature:
+    return MissingFeature(feature, reason, hint=hint)
 
 
 class InvalidValue(CnlabError, ValueError):  # noqa: N818

@@ -6,18 +6,23 @@ A call that fails raises `OSError` with the kernel's errno and the text ``call(o
 See: the man page of section 2 with the name of the function.
 """
 
-import contextlib
+from __future__ import annotations
+
 import ctypes
-import functools
 import operator
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+
+TYPE_CHECKING = (
+    False  # the container runtime imports this file at each start: `typing` alone costs a third of that
+)
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
 CLONE_NEWTIME = 0x00000080
 CLONE_PIDFD = 0x00001000
+CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -34,29 +39,51 @@ MS_NODEV = 0x4
 MS_NOEXEC = 0x8
 MS_SYNCHRONOUS = 0x10
 MS_REMOUNT = 0x20
+MS_MANDLOCK = 0x40
+MS_DIRSYNC = 0x80
+MS_NOSYMFOLLOW = 0x100
+MS_NOATIME = 0x400
+MS_NODIRATIME = 0x800
 MS_BIND = 0x1000
 MS_MOVE = 0x2000
 MS_REC = 0x4000
+MS_SILENT = 0x8000
 MS_UNBINDABLE = 0x20000
 MS_PRIVATE = 0x40000
 MS_SLAVE = 0x80000
 MS_SHARED = 0x100000
+MS_RELATIME = 0x200000
+MS_I_VERSION = 0x800000
+MS_STRICTATIME = 0x1000000
+MS_LAZYTIME = 0x2000000
 MNT_DETACH = 0x2
 
+AT_FDCWD = -100
+AT_RECURSIVE = 0x8000
+
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
-_SYS_CLONE3 = 435  # numbers from 424 on are the same on every processor
+_SYS_PIDFD_SEND_SIGNAL = 424  # numbers from 424 on are the same on every processor
+_SYS_CLONE3 = 435
+_SYS_OPENAT2 = 437
+_SYS_MOUNT_SETATTR = 442
+_SIGCHLD = 17
 LINUX_REBOOT_CMD_POWER_OFF = 0x4321FEDC
 
 _SYS_DELETE_MODULE = {"x86_64": 176, "i686": 129}.get(os.uname().machine, 106)
 _SYS_FINIT_MODULE = {"x86_64": 313, "i686": 350}.get(os.uname().machine, 273)
+_SYS_IOPRIO_SET = {"x86_64": 251, "i686": 289}.get(os.uname().machine, 30)
+_SYS_KEYCTL = {"x86_64": 250, "i686": 288}.get(os.uname().machine, 219)
 _SYS_PIVOT_ROOT = {"x86_64": 155, "i686": 217}.get(os.uname().machine, 41)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -116,6 +143,34 @@ def sethostname(name: str) -> None:
     _check(_libc.sethostname(encoded, len(encoded)), f"sethostname({name!r})")
 
 
+def setdomainname(name: str) -> None:
+    """Set the NIS domain name of the caller's UTS namespace."""
+    encoded = name.encode()
+    _check(_libc.setdomainname(encoded, len(encoded)), f"setdomainname({name!r})")
+
+
+def prlimit(pid: int, resource: int, soft: int, hard: int) -> None:
+    """Set a resource limit of process `pid` (0: the caller); `resource` is the kernel's number of it."""
+    limits = (ctypes.c_uint64 * 2)(soft, hard)
+    _check(_libc.prlimit64(pid, resource, limits, None), f"prlimit({pid}, {resource}, {soft}, {hard})")
+
+
+def personality(persona: int) -> None:
+    """Set the execution domain of the caller."""
+    _check(_libc.personality(ctypes.c_ulong(persona)), f"personality({persona:#x})")
+
+
+def ioprio_set(io_class: int, level: int) -> None:
+    """Set the caller's I/O scheduling class and its level in there."""
+    result = _libc.syscall(_SYS_IOPRIO_SET, 1, 0, io_class << 13 | level)
+    _check(result, f"ioprio_set({io_class}, {level})")
+
+
+def join_session_keyring(name: str) -> None:
+    """Give the caller a session keyring of its own (``KEYCTL_JOIN_SESSION_KEYRING``)."""
+    _check(_libc.syscall(_SYS_KEYCTL, 1, name.encode()), f"keyctl(JOIN_SESSION_KEYRING, {name!r})")
+
+
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
     """Read or change one attribute of the calling thread."""
     arguments = (ctypes.c_ulong(value) for value in (arg2, arg3, arg4, arg5))
@@ -134,8 +189,10 @@ def set_no_new_privs() -> None:
 
 def finit_module(fd: int, parameters: str = "") -> None:
     """Load the kernel module in the file `fd`; one that is loaded already is left as it is."""
-    with contextlib.suppress(FileExistsError):
+    try:
         _check(_libc.syscall(_SYS_FINIT_MODULE, fd, parameters.encode(), 0), f"finit_module({fd})")
+    except FileExistsError:
+        return
 
 
 def delete_module(name: str) -> None:
@@ -146,6 +203,48 @@ def delete_module(name: str) -> None:
 def reboot(command: int) -> None:
     """Stop or restart the machine at once (``LINUX_REBOOT_CMD_...``), without syncing."""
     _check(_libc.reboot(ctypes.c_int(command)), f"reboot({command:#x})")
+
+
+class _OpenHow(ctypes.Structure):
+    """``struct open_how`` of openat2(2)."""
+
+    _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
+
+
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+
+def openat2(
+    directory: int, path: str | os.PathLike[str], flags: int, *, mode: int = 0, resolve: int = 0
+) -> int:
+    """Open `path` below the directory descriptor `directory`; `resolve` says where links may lead."""
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    result = _libc.syscall(
+        _SYS_OPENAT2, directory, os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
+    )
+    return _check(result, f"openat2({directory}, `{os.fspath(path)}`)")
+
+
+class _MountAttr(ctypes.Structure):
+    """``struct mount_attr`` of mount_setattr(2)."""
+
+    _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
+
+
+def mount_setattr(path: str, *, attr_set: int = 0, attr_clr: int = 0, recursive: bool = False) -> None:
+    """Change the ``MOUNT_ATTR_…`` attributes of the mount at `path`; with `recursive` of those below too."""
+    attr = _MountAttr(attr_set, attr_clr)
+    result = _libc.syscall(
+        _SYS_MOUNT_SETATTR,
+        AT_FDCWD,
+        os.fsencode(path),
+        AT_RECURSIVE if recursive else 0,
+        ctypes.byref(attr),
+        ctypes.c_size_t(ctypes.sizeof(attr)),
+    )
+    _check(result, f"mount_setattr(`{path}`, set {attr_set:#x}, clear {attr_clr:#x})")
 
 
 class _CapHeader(ctypes.Structure):
@@ -188,10 +287,8 @@ def pidfd_open(pid: int) -> int:
 
 def pidfd_send_signal(pidfd: int, number: int) -> None:
     """Send signal `number` to the process behind `pidfd`."""
-    try:
-        signal.pidfd_send_signal(pidfd, number)
-    except OSError as error:
-        raise OSError(error.errno, f"pidfd_send_signal({pidfd}, {number}): {error.strerror}") from None
+    result = _libc.syscall(_SYS_PIDFD_SEND_SIGNAL, pidfd, ctypes.c_int(number), None, 0)
+    _check(result, f"pidfd_send_signal({pidfd}, {number})")
 
 
 class _CloneArgs(ctypes.Structure):
@@ -214,16 +311,16 @@ def clone3(flags: int = 0, *, cgroup_fd: int | None = None) -> tuple[int, int]:
         thread; it should soon call execve or `os._exit`.
     """
     pidfd = ctypes.c_int(-1)
-    args = _CloneArgs(
-        flags=flags | CLONE_PIDFD, pidfd=ctypes.addressof(pidfd), exit_signal=signal.SIGCHLD.value
-    )
+    args = _CloneArgs(flags=flags | CLONE_PIDFD, pidfd=ctypes.addressof(pidfd), exit_signal=_SIGCHLD)
+    if flags & CLONE_PARENT:  # then the kernel takes the signal that our own parent asked for
+        args.exit_signal = 0
     if cgroup_fd is not None:
         args.flags |= CLONE_INTO_CGROUP
         args.cgroup = cgroup_fd
     size = ctypes.c_size_t(ctypes.sizeof(args))
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = _fork_by(functools.partial(_libc_with_lock.syscall, _SYS_CLONE3, ctypes.byref(args), size))
+    pid = _fork_by(map(_libc_with_lock.syscall, [_SYS_CLONE3], [ctypes.byref(args)], [size]))
     _check(pid, f"clone3({flag_names(args.flags & ~(CLONE_PIDFD | CLONE_CLEAR_SIGHAND))})")
     return pid, pidfd.value
 
@@ -238,8 +335,8 @@ def _settle_allocator() -> None:
     _libc_with_lock.free(ctypes.c_void_p(block))
 
 
-def _fork_by(clone: Callable[[], int]) -> int:
-    """Call `clone` between the interpreter's fork hooks, as `os.fork` calls fork(2).
+def _fork_by(clone: Iterator[int]) -> int:
+    """Take the one item of `clone` between the interpreter's fork hooks, as `os.fork` calls fork(2).
 
     The hook in the child must run before any bytecode does: bytecode may hand the interpreter lock to a
     thread that had asked for it, and the child would wait for ever for a thread it does not have. So the
@@ -248,19 +345,12 @@ def _fork_by(clone: Callable[[], int]) -> int:
     python = ctypes.pythonapi
     after_fork = (python.PyOS_AfterFork_Child, python.PyOS_AfterFork_Parent)
     result: dict[str, int] = {}
-    steps: tuple[Callable[[Any], Any], ...] = (
-        operator.call,
-        functools.partial(result.setdefault, "pid"),
-        bool,
-        after_fork.__getitem__,
-        operator.call,
-    )
+    pid = map(result.setdefault, ["pid"], clone)
+    hook: Iterator[Callable[[], Any]] = map(after_fork.__getitem__, map(bool, pid))
+    steps = map(operator.call, hook)
     python.PyOS_BeforeFork()
     _settle_allocator()
-    calls: Iterator[Any] = iter([clone])
-    for step in steps:
-        calls = map(step, calls)
-    next(calls)
+    next(steps)
     return result["pid"]
 
 
