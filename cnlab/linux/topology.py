@@ -1,8 +1,8 @@
 """The network as facts: namespaces, the links in them, and which link is the other end of which.
 
 The kernel tells each namespace only about itself. A veth names its other end by an index, and the namespace
-of that by a number of its own (`Link.peer_nsid`); asking every namespace for its number of every other one puts
-the picture together.
+of that by a number of its own (`Link.peer_nsid`); asking every namespace for its number of every other one
+puts the picture together.
 
 See: rtnetlink(7), ``RTM_GETNSID``.
 """
