@@ -13,7 +13,7 @@ from pathlib import Path
 from jupyter_client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
-from cnlab.machine.provisioner import SpareMachines
+from cnlab.machine.provisioner import PrivateKernelProvisioner, SpareMachines
 
 ROUNDS = 5
 ROUND_TRIPS = 100
@@ -159,7 +159,7 @@ def _measure(work: str, times: list[float], action: Callable[[Kernel], float]) -
 
 def _when_spare_is_ready(spares: SpareMachines, work: str) -> Callable[[], None]:
     def wait() -> None:
-        spares.refill((str(Path(work).resolve()), 512))
+        spares.refill((str(Path(work).resolve()), PrivateKernelProvisioner.memory_mib.default_value))
         time.sleep(SPARE_BOOT_S)
 
     return wait

@@ -21,7 +21,7 @@ class Cell:
 class Notebook:
     """A running kernel in the directory `directory`; shut down on leaving the block."""
 
-    def __init__(self, directory: Path | str = ".", *, kernel: str = "cnlab", memory_mib: int = 512) -> None:
+    def __init__(self, directory: Path | str = ".", *, kernel: str = "cnlab", memory_mib: int = 1024) -> None:
         self.manager = KernelManager(kernel_name=kernel)
         self.manager.config.PrivateKernelProvisioner.memory_mib = memory_mib
         self.directory = str(directory)

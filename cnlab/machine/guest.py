@@ -198,6 +198,7 @@ def _finish_system() -> None:
     syscalls.sethostname("cnlab")
     CONNECTION_FILE.parent.mkdir(mode=0o700)
     _complete_cpuinfo()
+    _prefer_legacy_iptables()
     _make_cgroup(CGROUPS / "notebook")
 
 
@@ -209,6 +210,21 @@ def _complete_cpuinfo() -> None:
     original, complete = Path("/proc/cpuinfo"), CONNECTION_FILE.with_name("cpuinfo")
     complete.write_text(original.read_text().rstrip("\n") + "\n\n")
     syscalls.mount(complete, original, flags=syscalls.MS_BIND)
+
+
+def _prefer_legacy_iptables() -> None:
+    """Let ``iptables`` mean the program that this kernel serves: it has no nftables.
+
+    Which of the two it is, Debian's alternatives say, and nobody where the package was only unpacked.
+    """
+    legacy = Path("/usr/sbin/xtables-legacy-multi")
+    if legacy.exists():
+        for name in (
+            f"ip{version}tables{tool}" for version in ("", "6") for tool in ("", "-save", "-restore")
+        ):
+            program = legacy.with_name(name)
+            program.unlink(missing_ok=True)
+            program.symlink_to(legacy.name)
 
 
 def _make_cgroup(group: Path) -> None:

@@ -107,7 +107,9 @@ class SpareMachines(SingletonConfigurable):
 class PrivateKernelProvisioner(LocalProvisioner):
     """Runs the kernel spec's command as root inside a private Linux kernel."""
 
-    memory_mib = Integer(512, config=True, help="Memory of the private kernel, MiB.")
+    memory_mib = Integer(  # room for Docker Engine and its images; the host gives only what is touched
+        1024, config=True, help="Memory of the private kernel, MiB."
+    )
     spare_delay_s = Integer(
         3, config=True, help="Seconds after a start until the next machine is booted ahead."
     )

@@ -101,7 +101,7 @@ def assemble(view: HostView, modules: Path) -> None:
     for directory in ("", *_FRESH):
         Path(f"{root}{directory}").mkdir(parents=True, exist_ok=True)
     syscalls.mount(root, root, flags=syscalls.MS_BIND)
-    for name, target in view.links.items():
+    for name, target in {**view.links, "/var/run": "/run"}.items():
         Path(f"{root}{name}").symlink_to(target)
     for number, (place, lower) in enumerate(sorted(view.overlays.items())):
         _overlay(f"{root}{place}", lower, layers / str(number))

@@ -37,6 +37,27 @@ def test_the_usual_tools_work() -> None:
     assert cell.text == "[0, 0, 0]"
 
 
+def test_firewall_tools_mean_the_one_that_this_kernel_has() -> None:
+    """There is no nftables inside; people and Docker call ``iptables``, whichever the host means by it."""
+    with Notebook() as notebook:
+        cell = notebook.run(
+            "import subprocess\n"
+            "def said(*command): return subprocess.run(command, capture_output=True, text=True).stdout\n"
+            "print('legacy' in said('iptables', '--version'), 'MASQUERADE' in said('sh', '-c',"
+            "    'iptables -t nat -A POSTROUTING -s 10.0.0.0/8 -j MASQUERADE && iptables-save'))"
+        )
+
+    assert cell.text.split() == ["True", "True"]
+
+
+def test_daemons_find_run_at_both_its_names() -> None:
+    """Clients of the Docker Engine look for its socket in /var/run."""
+    with Notebook() as notebook:
+        cell = notebook.run("import os; open('/run/mark', 'w').close(); os.path.exists('/var/run/mark')")
+
+    assert cell.text == "True"
+
+
 def test_only_the_notebooks_directory_keeps_what_is_written() -> None:
     """Work is kept and belongs to the user; all else, the rest of home too, is thrown away."""
     Path("course").mkdir()
