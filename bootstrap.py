@@ -9,9 +9,10 @@ Needs nothing but a Python's standard library. Each step leaves a stamp in `.ven
 what it was made from: a step that is done costs nothing the second time, one that was interrupted is done
 again, and one whose inputs changed (a `git pull`) is brought up to date.
 
-With root, or sudo that asks no password, apt-get installs the packages of binder/apt.txt. Without, they are
-downloaded and unpacked below `.venv/apt`, where `cnlab.host.find_program` and the private kernel find them:
-nothing is left outside the checkout.
+With root, or sudo that asks no password, apt-get installs the packages of binder/apt.txt, but none that would
+start a daemon or push out another package. These, and without root all of them, are downloaded and unpacked
+below `.venv/apt`, where `cnlab.host.find_program` and the private kernel find them: then nothing is left
+outside the checkout.
 """
 
 from __future__ import annotations  # old interpreters must get as far as the message about their age
@@ -40,6 +41,8 @@ ROOT = Path(__file__).resolve().parent
 OLDEST_PYTHON = (3, 11)
 UML = "user-mode-linux"
 UML_SUITE = "bookworm"  # the Debian release whose User-Mode Linux we test with, for systems that have none
+DAEMONS = {"docker.io": "dockerd", "containerd": "containerd"}
+"""Packages that start a daemon when they are installed, and its program, which others may have brought."""
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -274,7 +277,8 @@ def missing_here(names: Sequence[str]) -> list[str]:
     answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout
     installed = [line.split()[0] for line in answer.splitlines() if line.endswith(" installed")]
     search = f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
-    return missing(names, installed, [name for name in names if shutil.which(name, path=search)])
+    programs = [name for name in names if shutil.which(DAEMONS.get(name, name), path=search)]
+    return missing(names, installed, programs)
 
 
 def as_root() -> list[str] | None:
@@ -290,7 +294,8 @@ def apt_install(names: Sequence[str]) -> None:
     """Install packages into the system; root only."""
     say(f"installing with apt-get: {' '.join(names)}")
     apt = [*(as_root() or []), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]
-    install = [*apt, "-o", "DPkg::Lock::Timeout=300", "install", "--no-install-recommends", *names]
+    install = [*apt, "-o", "DPkg::Lock::Timeout=300", "install", "--no-install-recommends"]
+    install += ["--no-remove", *names]
     try:
         run(install, "apt-get install")
     except SetupError:  # no package lists yet, or older than the archive
@@ -391,10 +396,16 @@ def install_programs(env: Environment, names: Sequence[str]) -> None:
         say(f"this machine has no apt-get; install what these Debian packages hold: {' '.join(names)}")
         return
     wanted = missing_here(names)
-    if wanted and as_root() is not None:
-        apt_install(wanted)
-    elif wanted:
-        unpack_privately(wanted, env.apt)
+    ours = [name for name in wanted if name in DAEMONS] if as_root() is not None else wanted
+    if others := [name for name in wanted if name not in ours]:
+        try:
+            apt_install(others)
+        except SetupError as problem:
+            if "remove is disabled" not in str(problem):
+                raise
+            ours = wanted  # they do not get along with what somebody has installed here
+    if ours:
+        unpack_privately(ours, env.apt)
 
 
 def install_kernel(env: Environment) -> None:

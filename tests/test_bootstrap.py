@@ -74,6 +74,55 @@ def test_program_got_by_other_means_counts_as_its_package():
     assert [] == bootstrap.missing(["nodejs", "npm"], ["nodejs"], ["npm"])
 
 
+def test_engine_of_another_make_counts_as_docker(monkeypatch, tmp_path):
+    """Docker's own packages would have to go to make room for Debian's."""
+    (tmp_path / "dockerd").touch(mode=0o755)
+    monkeypatch.setattr(bootstrap, "SYSTEM_PATH", "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, stdout=""))
+
+    assert [] == bootstrap.missing_here(["docker.io"])
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[tuple[str, list[str]]]:
+    """A machine with apt-get and root on which nothing is installed, and what is done to it."""
+    done: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: name)
+    monkeypatch.setattr(bootstrap, "missing_here", list)
+    monkeypatch.setattr(bootstrap, "as_root", lambda: [])
+    monkeypatch.setattr(bootstrap, "apt_install", lambda names: done.append(("apt", names)))
+    monkeypatch.setattr(bootstrap, "unpack_privately", lambda names, root: done.append(("unpack", names)))
+    return done
+
+
+def test_no_daemon_is_started_on_the_machine_of_somebody_with_sudo(steps):
+    """Setting up a course must not leave a root service on a laptop."""
+    bootstrap.install_programs(Environment(bootstrap.ROOT), ["docker.io", "iproute2"])
+
+    assert [("apt", ["iproute2"]), ("unpack", ["docker.io"])] == steps
+
+
+def test_package_that_would_push_out_another_is_unpacked_for_us_alone(monkeypatch, steps):
+    """`busybox-static` and `busybox` exclude each other, and the system may need the second."""
+
+    def refuse(names: list[str]) -> None:
+        raise SetupError("cannot install it: E: Packages need to be removed but remove is disabled.")
+
+    monkeypatch.setattr(bootstrap, "apt_install", refuse)
+    bootstrap.install_programs(Environment(bootstrap.ROOT), ["busybox-static"])
+
+    assert [("unpack", ["busybox-static"])] == steps
+
+
+def test_without_root_everything_is_unpacked(monkeypatch, steps):
+    """A student's account is enough."""
+    monkeypatch.setattr(bootstrap, "as_root", lambda: None)
+    bootstrap.install_programs(Environment(bootstrap.ROOT), ["docker.io", "iproute2"])
+
+    assert [("unpack", ["docker.io", "iproute2"])] == steps
+
+
 def test_simulation_tells_what_to_download():
     """Dependencies come along, upgrades too; `Conf` lines and apt's prose do not."""
     simulation = (
