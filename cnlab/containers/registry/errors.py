@@ -1,0 +1,56 @@
+"""What a registry says when it says no: a status, a code of the specification, a sentence.
+
+See: OCI distribution-spec, "Error Codes".
+"""
+
+import json
+from http import HTTPStatus
+
+from cnlab.errors import CnlabError
+
+_STATUS = {
+    "BLOB_UNKNOWN": HTTPStatus.NOT_FOUND,
+    "BLOB_UPLOAD_INVALID": HTTPStatus.BAD_REQUEST,
+    "BLOB_UPLOAD_UNKNOWN": HTTPStatus.NOT_FOUND,
+    "DIGEST_INVALID": HTTPStatus.BAD_REQUEST,
+    "MANIFEST_BLOB_UNKNOWN": HTTPStatus.BAD_REQUEST,
+    "MANIFEST_INVALID": HTTPStatus.BAD_REQUEST,
+    "MANIFEST_UNKNOWN": HTTPStatus.NOT_FOUND,
+    "NAME_INVALID": HTTPStatus.BAD_REQUEST,
+    "NAME_UNKNOWN": HTTPStatus.NOT_FOUND,
+    "RANGE_INVALID": HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    "SIZE_INVALID": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "UNAUTHORIZED": HTTPStatus.UNAUTHORIZED,
+    "UNSUPPORTED": HTTPStatus.METHOD_NOT_ALLOWED,
+}
+
+
+class RegistryError(CnlabError):
+    """A registry refused a request: raised in ours as it refuses, and in the client as it hears so.
+
+    Attributes:
+        status: HTTP's, such as 404.
+        code: the specification's, such as ``MANIFEST_UNKNOWN``; empty if the answer had none.
+        message: what is wrong, in words.
+    """
+
+    def __init__(self, code: str, message: str, *, status: int = 0, request: str = "") -> None:
+        self.status = int(status or _STATUS.get(code, HTTPStatus.BAD_REQUEST))
+        self.code = code
+        self.message = message
+        said = f"{code}: {message}" if code else message
+        super().__init__(f"{request}: {self.status} {said}" if request else said)
+
+    def to_json(self) -> bytes:
+        """Return the body of the answer."""
+        return json.dumps({"errors": [{"code": self.code, "message": self.message}]}).encode()
+
+    @classmethod
+    def from_answer(cls, status: int, body: bytes, *, request: str) -> "RegistryError":
+        """Read the body of an answer, which a proxy may have written in words of its own."""
+        try:
+            first = json.loads(body)["errors"][0]
+            code, message = str(first["code"]), str(first.get("message", ""))
+        except (ValueError, LookupError, TypeError):
+            code, message = "", body.decode(errors="replace").strip()[:200] or HTTPStatus(status).phrase
+        return cls(code, message, status=status, request=request)
