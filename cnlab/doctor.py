@@ -105,9 +105,7 @@ def _distribution() -> str:
 
 def _private_kernel() -> Iterator[Check]:
     """Say what the notebooks run on: User-Mode Linux, unless we have a whole machine to ourselves already."""
-    by_choice = os.environ.get("CNLAB_MACHINE") == "host" and host.probe("root").is_available
-    is_inside = is_private_kernel(Path("/proc/cpuinfo").read_text())
-    is_spared = (by_choice or is_inside) and host.probe("cgroup2").is_available
+    is_spared = host.is_ours_to_change() and host.probe("cgroup2").is_available
     section = "A Linux kernel for the notebooks"
     for name, purpose in (
         ("uml", "00, 01, 02, labs"),
@@ -119,11 +117,6 @@ def _private_kernel() -> Iterator[Check]:
         is_needed = name != "landlock" and not is_spared
         hint = "make lab (needs no root)" if name == "uml" else feature.hint
         yield Check(section, name, feature.is_available, detail, purpose, is_needed, hint)
-
-
-def is_private_kernel(cpuinfo: str) -> bool:
-    """Say whether this is User-Mode Linux itself, which names its processor so."""
-    return "User Mode Linux" in cpuinfo
 
 
 def _uml_detail(path: str) -> str:

@@ -89,14 +89,30 @@ def find_program(name: str) -> Path | None:
 
     Without root, the set-up unpacks system packages into ``apt`` below ``sys.prefix``.
     """
+    found = shutil.which(name, path=search_path())
+    return Path(found) if found else None
+
+
+def search_path() -> str:
+    """Return the PATH with which a program finds those that `find_program` finds."""
     own = Path(sys.prefix) / "apt"
     directories = [
         *os.get_exec_path(),
         *("/usr/local/sbin", "/usr/sbin", "/sbin"),
         *(str(own / part) for part in ("usr/local/bin", "usr/bin", "usr/sbin", "bin", "sbin")),
     ]
-    found = shutil.which(name, path=os.pathsep.join(directories))
-    return Path(found) if found else None
+    return os.pathsep.join(dict.fromkeys(directories))
+
+
+def is_private_kernel(cpuinfo: str | None = None) -> bool:
+    """Say whether this is User-Mode Linux itself, which names its processor so in /proc/cpuinfo."""
+    return "User Mode Linux" in (Path("/proc/cpuinfo").read_text() if cpuinfo is None else cpuinfo)
+
+
+def is_ours_to_change() -> bool:
+    """Say whether this machine is made to be thrown away: a private kernel, or one that root has given up."""
+    by_choice = os.environ.get("CNLAB_MACHINE") == "host"
+    return is_private_kernel() or (by_choice and probe("root").is_available)
 
 
 def uml_modules_dir() -> Path | None:
@@ -243,8 +259,8 @@ def _uml() -> str:
 
 
 def _docker() -> str:
-    if find_program("docker") is None:
-        raise _Missing("no program docker")
+    if is_ours_to_change() and find_program("dockerd"):
+        return f"{find_program('dockerd')} can be started here"
     address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     if not address.startswith("unix://"):
         return f"DOCKER_HOST is {address}"
@@ -267,5 +283,5 @@ FEATURES: dict[str, tuple[Callable[[], str], str]] = {
     "landlock": (_landlock, "needs Linux 5.13 or later, with landlock in its lsm= list"),
     "ptrace": (_ptrace, "a container's seccomp profile or sysctl kernel.yama.ptrace_scope forbids it"),
     "uml": (_uml, "install the Debian package user-mode-linux"),
-    "docker": (_docker, "install Docker Engine and start it"),
+    "docker": (_docker, f"{_IN_PRIVATE_KERNEL} and starts Docker Engine there"),
 }

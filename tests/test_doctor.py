@@ -101,11 +101,6 @@ def test_spared_machine_needs_no_private_kernel(monkeypatch):
     assert [] == [check.name for check in doctor.examine() if check.is_needed_now and not check.is_available]
 
 
-def test_private_kernel_knows_itself():
-    """Inside, nobody needs a second User-Mode Linux; the first says what it is in /proc/cpuinfo."""
-    assert doctor.is_private_kernel("processor\t: 0\nvendor_id\t: User Mode Linux\n")
-
-
 def test_installing_needs_no_sudo_for_root():
     """In a container there often is none."""
     skopeo = doctor.Program("skopeo", "skopeo", "03")

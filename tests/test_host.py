@@ -144,6 +144,26 @@ def test_program_is_found_where_packages_are_unpacked_without_root(monkeypatch, 
     assert host.find_program("no-such-program") is None
 
 
+def test_private_kernel_knows_itself():
+    """Inside, nobody needs a second User-Mode Linux; the first says what it is in /proc/cpuinfo."""
+    assert host.is_private_kernel("processor\t: 0\nvendor_id\t: User Mode Linux\n")
+    assert not host.is_private_kernel()
+
+
+def test_engine_can_be_started_only_where_nothing_can_be_spoilt(monkeypatch, tmp_path):
+    """A Docker Engine changes routes and firewall of its machine: that is for a private kernel."""
+    _program(tmp_path / "bin/dockerd")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    said = []
+    for is_private in (True, False):
+        monkeypatch.setattr(host, "is_ours_to_change", lambda is_private=is_private: is_private)
+        said.append(host.probe("docker").detail)
+
+    assert said[0] == f"{tmp_path}/bin/dockerd can be started here"
+    assert said[1].startswith(f"no daemon answers at unix://{tmp_path}/docker.sock")
+
+
 def _program(path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text("#!/bin/sh\n")
