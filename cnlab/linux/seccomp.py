@@ -4,8 +4,8 @@ Interface: `compile_profile` turns a profile (``linux.seccomp`` of a config.json
 hands it to the kernel, for the caller and all its children, for good.
 
 A rule without conditions goes before those with; of several that match, the first counts. A number above
-all that the profile names is a call that its author did not know: a program that is told ENOSYS takes an older
-one instead.
+all that the profile names is a call that its author did not know: a program that is told ENOSYS takes an
+older one instead.
 
 See: seccomp(2); the kernel's userspace-api/seccomp_filter.rst; runtime-spec, config-linux.md, "Seccomp".
 """
@@ -217,7 +217,10 @@ def _condition(argument: dict[str, Any]) -> tuple[int, str, int, int]:
         raise InvalidValue(
             f"linux.seccomp.syscalls.args has {argument}; expected index 0 to 5, op of {', '.join(OPERATORS)}"
         )
-    return index, str(operator), int(argument.get("value") or 0), int(argument.get("valueTwo") or 0)
+    value, value_two = (int(argument.get(key) or 0) for key in ("value", "valueTwo"))
+    if not (0 <= value < 1 << 64 and 0 <= value_two < 1 << 64):
+        raise InvalidValue(f"linux.seccomp.syscalls.args has {argument}; a value has 64 bits and no sign")
+    return index, str(operator), value, value_two
 
 
 def _edges(abi: str, rules: list[Rule], default: int, beyond: int) -> dict[int, Outcome]:
