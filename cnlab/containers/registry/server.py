@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.message import Message
 from hmac import compare_digest
@@ -23,27 +23,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from cnlab.containers.registry.endpoints import Answer, Endpoints, Request, needed_access, refusal
 from cnlab.containers.registry.errors import RegistryError
+from cnlab.containers.registry.exchange import Exchange
 from cnlab.containers.registry.storage import Storage
 from cnlab.containers.registry.tokens import LIFETIME_S, Access, Challenge, TokenIssuer, basic_credentials
 from cnlab.errors import InvalidValue
 
 _PIECE = 1 << 16
 _DRAIN_MAX = 16 << 20  # more of a refused body than this is not worth reading
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One request and its answer, as both sides keep them."""
-
-    method: str
-    path: str  # with the query
-    status: int
-    received: int  # bytes of the request's body
-    sent: int  # bytes of the answer's body
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.path} → {self.status}"
 
 
 class Registry:
