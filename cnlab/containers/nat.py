@@ -46,6 +46,8 @@ class Rules:
     bridge: str
     subnet: IPv4Network
     published: tuple[Published, ...] = ()
+    masquerade: bool = True  # what leaves gets the host's address
+    isolate: bool = True  # from outside only answers and published ports get in
     internal: bool = False  # nothing leaves
 
     def apply(self, backend: str, *, replacing: bool = False) -> None:
@@ -57,8 +59,21 @@ class Rules:
         run(self.loading(backend, replacing=replacing))
 
     def remove(self, backend: str) -> None:
-        """Take the rules away; with iptables CnlabError if they are not there."""
-        run(self.removal(backend))
+        """Take the rules away; does nothing if they are not there."""
+        if backend == "nft" or self._has_iptables_chains():
+            run(self.removal(backend))
+
+    def _has_iptables_chains(self) -> bool:
+        listing = (str(find_program("iptables") or "iptables"), "-t", "nat", "-S", self._chain("publish"))
+        return subprocess.run(listing, capture_output=True).returncode == 0
+
+    def _chain(self, role: str) -> str:
+        """Return the name of a chain of iptables, of at most 28 bytes."""
+        return f"cnlab-{self.name}-{role}"
+
+    @property
+    def _hides(self) -> bool:
+        return self.masquerade and not self.internal
 
     def loading(self, backend: str, *, replacing: bool = False) -> Run:
         """Return what loads the rules."""
@@ -78,7 +93,7 @@ class Rules:
             "output": ["type nat hook output priority -100", "fib daddr type local jump publish"],
             "postrouting": [
                 "type nat hook postrouting priority 100",
-                *([] if self.internal else [f'ip saddr {self.subnet} oifname != "{self.bridge}" masquerade']),
+                *([f'ip saddr {self.subnet} oifname != "{self.bridge}" masquerade'] if self._hides else []),
                 f'ip saddr 127.0.0.0/8 oifname "{self.bridge}" masquerade',
                 f'ip saddr {self.subnet} oifname "{self.bridge}" ct status dnat masquerade',
             ],
@@ -87,7 +102,7 @@ class Rules:
                 f'iifname "{self.bridge}" oifname "{self.bridge}" accept',
                 f'oifname "{self.bridge}" ct state established,related accept',
                 f'oifname "{self.bridge}" ct status dnat accept',
-                f'oifname "{self.bridge}" drop',
+                *([f'oifname "{self.bridge}" drop'] if self.isolate else []),
                 *([f'iifname "{self.bridge}" drop'] if self.internal else []),
             ],
             "loopback": [
@@ -129,24 +144,24 @@ class Rules:
         return "\n".join(lines) + "\n"
 
     def _chains(self) -> dict[str, dict[str, list[str]]]:
-        """Return our own chains by table; ``cnlab-NAME-publish`` has at most the 28 bytes allowed."""
+        """Return our own chains by table."""
         subnet, bridge = self.subnet, self.bridge
         dnat = "{ip}-p {protocol} -m {protocol} --dport {port} -j DNAT --to-destination {to}"
-        outward = [] if self.internal else [f"-s {subnet} ! -o {bridge} -j MASQUERADE"]
+        outward = [f"-s {subnet} ! -o {bridge} -j MASQUERADE"] if self._hides else []
         return {
             "nat": {
-                f"cnlab-{self.name}-publish": self._dnat(dnat, "-d {} "),
-                f"cnlab-{self.name}-source": [
+                self._chain("publish"): self._dnat(dnat, "-d {} "),
+                self._chain("source"): [
                     *outward,
                     f"-s 127.0.0.0/8 -o {bridge} -j MASQUERADE",
                     f"-s {subnet} -o {bridge} -m conntrack --ctstate DNAT -j MASQUERADE",
                 ],
             },
             "filter": {
-                f"cnlab-{self.name}-inward": [
+                self._chain("inward"): [
                     f"-i {bridge} -j ACCEPT",
                     "-m conntrack --ctstate ESTABLISHED,RELATED,DNAT -j ACCEPT",
-                    "-j DROP",
+                    f"-j {'DROP' if self.isolate else 'ACCEPT'}",
                 ]
             },
         }
@@ -162,12 +177,12 @@ class Rules:
         return {
             "raw": [("-I", f"PREROUTING -i {self.bridge} -d 127.0.0.0/8 -j DROP")],
             "nat": [
-                ("-I", f"PREROUTING {to_here} -j cnlab-{self.name}-publish"),
-                ("-I", f"OUTPUT {to_here} -j cnlab-{self.name}-publish"),
-                ("-I", f"POSTROUTING -j cnlab-{self.name}-source"),
+                ("-I", f"PREROUTING {to_here} -j {self._chain('publish')}"),
+                ("-I", f"OUTPUT {to_here} -j {self._chain('publish')}"),
+                ("-I", f"POSTROUTING -j {self._chain('source')}"),
             ],
             "filter": [
-                ("-I", f"FORWARD -o {self.bridge} -j cnlab-{self.name}-inward"),
+                ("-I", f"FORWARD -o {self.bridge} -j {self._chain('inward')}"),
                 ("-A", f"FORWARD -i {self.bridge} ! -o {self.bridge} -j {outward}"),
             ],
         }

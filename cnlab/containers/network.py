@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cnlab.containers import ipam, nat
+from cnlab.containers import ipam, nat, plumbing
 from cnlab.containers.last_will import LastWill
 from cnlab.containers.names import NameServer
 from cnlab.containers.ports import PortMapping, Ports, parse_ports, reserved
@@ -28,6 +28,7 @@ from cnlab.host import find_program
 from cnlab.linux.netns import NetNs, NetNsTarget, inside
 from cnlab.linux.rtnetlink import Rtnetlink
 
+_EVERYWHERE = IPv4Network("0.0.0.0/0")
 _FORWARDING_WAS_OFF = "cnlab: ip_forward was 0"
 
 
@@ -84,13 +85,13 @@ class Network:
         with contextlib.ExitStack() as stack:
             self._home = stack.enter_context(NetNs.current())
             self._ip = stack.enter_context(Rtnetlink())
-            self._backend = nat.backend()
+            self.backend = nat.backend()
             self.subnet = self._wanted_subnet or ipam.free_subnet(self._used())
             self._pool = ipam.Pool(self.subnet)
             self.gateway = self._pool.gateway
             self._make_bridge(stack)
             self._load_rules(replacing=False)
-            stack.callback(self._rules().remove, self._backend)
+            stack.callback(lambda: self.rules.remove(self.backend))
             stack.enter_context(NameServer(self.gateway, lookup=self.resolve, reverse=self._name_of))
             self._stack = stack.pop_all()
         return self
@@ -113,14 +114,10 @@ class Network:
         """Make the bridge, let it forward, and see to its end."""
         forwards = Path("/proc/sys/net/ipv4/ip_forward").read_text() == "1\n"
         was_off = not forwards or self._forwarding_was_off()
-        # Without an address of its own, a bridge takes the least of its ports', and changes it with them.
-        self._ip.add_bridge(self.bridge, mac=_mac_of(self.gateway), mtu=self.mtu)
+        own = IPv4Interface((self.gateway, self.subnet.prefixlen))
+        plumbing.make_bridge(self._ip, self.bridge, own, mtu=self.mtu)
         stack.callback(self._ip.delete_link, self.bridge)
         stack.enter_context(LastWill(self._will(was_off)))
-        self._ip.add_address(self.bridge, IPv4Interface((self.gateway, self.subnet.prefixlen)))
-        self._ip.set_link(self.bridge, up=True)
-        # What comes from 127.0.0.1 for a published port may leave by this link, and its answers come in.
-        Path(f"/proc/sys/net/ipv4/conf/{self.bridge}/route_localnet").write_text("1")
         if was_off:
             self._ip.set_link(self.bridge, alias=_FORWARDING_WAS_OFF)
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
@@ -138,14 +135,16 @@ class Network:
 
     def _will(self, was_off: bool) -> str:
         """Return the shell script that removes what would outlive us."""
-        ip, removal = str(find_program("ip") or "ip"), self._rules().removal(self._backend)
+        ip, removal = str(find_program("ip") or "ip"), self.rules.removal(self.backend)
         lines = [f"{shlex.join(removal.argv)} <<'END'\n{removal.text}END", f"{ip} link delete {self.bridge}"]
         if was_off:
             stop = "echo 0 >/proc/sys/net/ipv4/ip_forward"
             lines.append(f"{ip} link | grep -q '{_FORWARDING_WAS_OFF}' || {stop}")
         return "\n".join(lines)
 
-    def _rules(self) -> nat.Rules:
+    @property
+    def rules(self) -> nat.Rules:
+        """The NAT and filter rules that are loaded: ``print(net.rules.nft())``."""
         published = tuple(
             nat.Published(mapping, attachment.address.ip)
             for attachment in self.attachments.values()
@@ -154,7 +153,7 @@ class Network:
         return nat.Rules(self.name, self.bridge, self.subnet, published, self.internal)
 
     def _load_rules(self, *, replacing: bool = True) -> None:
-        self._rules().apply(self._backend, replacing=replacing)
+        self.rules.apply(self.backend, replacing=replacing)
 
     # Containers
 
@@ -194,7 +193,7 @@ class Network:
                 interface,
                 own,
                 self.gateway,
-                _mac_of(own.ip),
+                plumbing.mac_of(own.ip),
                 host_interface,
                 published,
                 tuple(aliases),
@@ -219,35 +218,26 @@ class Network:
     def _plug_in(
         self, stack: contextlib.ExitStack, there: NetNs, own: IPv4Interface, name: str, wanted: str | None
     ) -> tuple[str, str]:
-        """Lay the cable and configure the container's end; return the names of both ends."""
+        """Lay the cable; return the names of its ends, the container's first."""
         with Rtnetlink(there) as container:
             links = [link.name for link in container.links()]
-            interface = wanted or next(f"eth{n}" for n in range(len(links) + 1) if f"eth{n}" not in links)
-            here = [link.name for link in self._ip.links()]
-            readable = f"veth-{name}"[:15]
-            host_interface = f"veth{secrets.token_hex(5)}" if readable in here else readable
-            self._ip.add_veth(
-                host_interface,
-                peer=interface,
-                peer_netns=there,
-                peer_mac=_mac_of(own.ip),
-                master=self.bridge,
-                mtu=self.mtu,
-                up=True,
-            )
-            stack.callback(self._unplug, host_interface)
-            # Where br_netfilter is loaded, a container's way to its own published port turns round here.
-            self._ip.set_link(host_interface, hairpin=True)
-            container.set_link("lo", up=True)
-            container.set_link(interface, up=True)
-            container.add_address(interface, own)
-            if not self.internal and not any(route.is_default for route in container.routes()):
-                container.add_route("default", via=self.gateway)
+            has_default = any(route.is_default for route in container.routes())
+        interface = wanted or next(f"eth{n}" for n in range(len(links) + 1) if f"eth{n}" not in links)
+        readable = f"veth-{name}"[:15]
+        is_taken = readable in (link.name for link in self._ip.links())
+        host_interface = f"veth{secrets.token_hex(5)}" if is_taken else readable
+        plumbing.connect(
+            self._ip,
+            there,
+            bridge=self.bridge,
+            host_interface=host_interface,
+            interface=interface,
+            address=own,
+            routes=() if has_default or self.internal else [(_EVERYWHERE, self.gateway)],
+            mtu=self.mtu,
+        )
+        stack.callback(plumbing.disconnect, self._ip, host_interface)
         return interface, host_interface
-
-    def _unplug(self, host_interface: str) -> None:
-        with contextlib.suppress(OSError):  # it ended with the container's namespace
-            self._ip.delete_link(host_interface)
 
     def detach(self, attachment: Attachment) -> None:
         """Disconnect a container, which may have died meanwhile; one that is not connected is left alone."""
@@ -279,8 +269,3 @@ class Network:
         """Return what ``/etc/hosts`` should say in the container."""
         names = dict.fromkeys(filter(None, (hostname, attachment.name)))
         return f"127.0.0.1\tlocalhost\n{attachment.address.ip}\t{' '.join(names)}\n"
-
-
-def _mac_of(address: IPv4Address) -> str:
-    """Return a locally administered hardware address made of an IP address, as Docker does it."""
-    return (b"\x02\x42" + address.packed).hex(":")
