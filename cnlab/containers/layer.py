@@ -9,13 +9,45 @@ given.
 See: OCI image-spec, layer.md.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
-from cnlab.containers.descriptor import Descriptor
+from cnlab.containers import tar
+from cnlab.containers.compression import Limits, Uncompressed
+from cnlab.containers.descriptor import Descriptor, digest_of
+from cnlab.containers.extraction import OPAQUE, WHITEOUT, Extraction
+from cnlab.containers.ownership import Ownership
+from cnlab.containers.rooted import shown, split
+from cnlab.containers.tar import Member, TarReader
+from cnlab.errors import InvalidImage
 from cnlab.linux.idmaps import IdMap
+
+__all__ = [
+    "Applied",
+    "Entry",
+    "Layer",
+    "Limits",
+    "apply",
+    "chain_id",
+    "chain_ids",
+    "diff_id_of",
+    "read_entries",
+]
+
+Kind = Literal["file", "directory", "symlink", "link", "char", "block", "fifo", "whiteout", "opaque"]
+_KINDS: dict[bytes, Kind] = {
+    tar.FILE: "file",
+    tar.SPARSE: "file",
+    tar.LINK: "link",
+    tar.SYMLINK: "symlink",
+    tar.CHAR: "char",
+    tar.BLOCK_DEVICE: "block",
+    tar.DIRECTORY: "directory",
+    tar.FIFO: "fifo",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +59,13 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """When a layer is a bomb."""
-
-    unpacked_bytes: int = 16 << 30  # holes of sparse files count
-    entries: int = 1_000_000
-    ratio: int = 200  # unpacked to compressed bytes, once it is past 64 MiB
-
-
-@dataclass(frozen=True, slots=True)
 class Applied:
     """What `apply` did: the diff ID it has seen, and what this machine or user could not do."""
 
     diff_id: str
     unpacked_bytes: int  # of the tar archive
     entries: int
-    left_out: tuple[str, ...]  # such as "dev/null: device" or "bin/ping: xattr security.capability"
+    left_out: tuple[str, ...]  # such as "dev/null: device" or "bin/ping: security.capability"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +73,7 @@ class Entry:
     """One member of a layer, as a reader sees it."""
 
     path: str  # without a leading slash; of a whiteout: the path that it hides
-    kind: Literal["file", "directory", "symlink", "link", "char", "block", "fifo", "whiteout", "opaque"]
+    kind: Kind
     mode: int  # permission bits
     uid: int
     gid: int
@@ -72,8 +95,8 @@ def apply(
     """Change the directory `rootfs` as a layer says; gzip, zstd or plain is seen from its first bytes.
 
     Ownership: an id of the layer becomes the id that the map's `inside` ids have `outside`; an id that is
-    not mapped becomes the caller's own. By default all ids that the caller's user namespace has stay as they
-    are for root, and everything becomes the caller's own for everybody else.
+    not mapped becomes the caller's own, and takes set-user-ID with it. By default all ids that the caller's
+    user namespace has stay as they are for root, and everything becomes the caller's own for everybody else.
 
     Args:
         layer: the layer, from where the file stands; `Layout.open_blob` has verified it.
@@ -88,27 +111,71 @@ def apply(
         InvalidImage: the layer leads out of `rootfs`, breaks the format or a limit, or is not `diff_id`.
         OSError: the kernel refused.
     """
-    raise NotImplementedError
+    limits = limits or Limits()
+    source = Uncompressed(layer, limits)
+    with contextlib.closing(source.chunks()) as chunks:
+        reader = TarReader(chunks)
+        ownership = Ownership(uid_map, gid_map)
+        with Extraction(rootfs, reader, ownership, makes_devices=devices == "create") as extraction:
+            entries = 0
+            for entries, member in enumerate(reader, start=1):
+                _require_room(entries, member, limits)
+                extraction.take(member)
+            extraction.finish()
+    if diff_id and source.diff_id != diff_id:
+        raise InvalidImage(f"layer has the diff ID {source.diff_id}, not {diff_id}")
+    return Applied(source.diff_id, source.unpacked_bytes, entries, tuple(extraction.left_out))
+
+
+def _require_room(entries: int, member: Member, limits: Limits) -> None:
+    """Refuse a bomb before it is written; holes of a sparse file take no room in the archive."""
+    if entries > limits.entries:
+        raise InvalidImage(f"layer: more than {limits.entries} entries")
+    if member.size > limits.unpacked_bytes:
+        size = f"{member.size} bytes, more than {limits.unpacked_bytes}"
+        raise InvalidImage(f"layer: {shown(member.name)}: a file of {size}")
 
 
 def read_entries(layer: BinaryIO) -> Iterator[Entry]:
     """Yield what a layer holds, in its order."""
-    raise NotImplementedError
+    with contextlib.closing(Uncompressed(layer).chunks()) as chunks:
+        for member in TarReader(chunks):
+            yield _entry_of(member)
+
+
+def _entry_of(member: Member) -> Entry:
+    *directory, name = split(member.name) or (b"",)
+    kind = _KINDS[member.type]
+    if name == OPAQUE:
+        kind, names = "opaque", directory
+    elif name.startswith(WHITEOUT):
+        kind, names = "whiteout", [*directory, name.removeprefix(WHITEOUT)]
+    else:
+        names = [*directory, name]
+    path, target = os.fsdecode(b"/".join(names)), os.fsdecode(member.target)
+    mtime = member.mtime_ns // 1_000_000_000
+    return Entry(path, kind, member.mode, member.uid, member.gid, member.size, mtime, target)
 
 
 def diff_id_of(layer: BinaryIO) -> str:
     """Return the digest of a layer when it is not compressed."""
-    raise NotImplementedError
-
-
-def chain_id(diff_ids: Iterable[str]) -> str:
-    """Return the name of a stack of layers, lowest first: what identifies the root file system they make.
-
-    See: OCI image-spec, config.md, "Layer ChainID".
-    """
-    raise NotImplementedError
+    source = Uncompressed(layer)
+    for _ in source.chunks():
+        pass
+    return source.diff_id
 
 
 def chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
-    """Return the chain ID of each layer with all below it, lowest first."""
-    raise NotImplementedError
+    """Return the name of each layer with all below it, lowest first: of the root file system they make.
+
+    See: OCI image-spec, config.md, "Layer ChainID".
+    """
+    chain: list[str] = []
+    for diff_id in diff_ids:
+        chain.append(digest_of(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
+    return tuple(chain)
+
+
+def chain_id(diff_ids: Iterable[str]) -> str:
+    """Return the name of a whole stack of layers, lowest first; of none it is empty."""
+    return (chain_ids(diff_ids) or ("",))[-1]
