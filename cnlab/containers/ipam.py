@@ -119,7 +119,7 @@ class LeaseDirectory:
             else:
                 owners = {address: container for address, (container, _) in leases.items()}
                 address = _wanted(wanted, self.subnet, ({self.gateway: "gateway"} | owners).get)
-            (self.path / str(address)).write_text(f"{container_id}\r\n{ifname}")
+            (self.path / str(address)).write_bytes(f"{container_id}\r\n{ifname}".encode())
         return IPv4Interface((address, self.subnet.prefixlen))
 
     def leases(self) -> dict[IPv4Address, tuple[str, str]]:
@@ -127,8 +127,9 @@ class LeaseDirectory:
         found = {}
         for name in os.listdir(self.path) if self.path.exists() else ():
             with contextlib.suppress(ValueError):  # not the name of a lease
-                container_id, _, ifname = (self.path / name).read_text().partition("\r\n")
-                found[IPv4Address(name)] = (container_id, ifname)
+                address = IPv4Address(name)
+                container_id, _, ifname = (self.path / name).read_bytes().decode().partition("\r\n")
+                found[address] = (container_id, ifname)
         return found
 
     def release(self, is_over: Callable[[str, str], bool]) -> None:
