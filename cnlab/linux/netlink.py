@@ -15,6 +15,7 @@ Integers are in the processor's byte order; both are padded to multiples of four
 See: netlink(7), the kernel's "Introduction to Netlink"; `rtnetlink` for what it is used for here.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -25,6 +26,7 @@ from typing import Self
 NLM_F_REQUEST = 0x1
 NLM_F_ACK = 0x4
 NLM_F_DUMP_INTR = 0x10
+NLM_F_REPLACE = 0x100
 NLM_F_EXCL = 0x200
 NLM_F_DUMP = 0x300
 NLM_F_CREATE = 0x400
@@ -101,6 +103,7 @@ class NetlinkSocket:
     def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._sequence = 0
+        self._is_answered = True
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # do not send our message back with errors
         self._socket.bind((0, 0))
@@ -111,31 +114,36 @@ class NetlinkSocket:
         Raises:
             OSError: the kernel refused; the message begins with `call`.
         """
+        if not self._is_answered:
+            self._drain()
+        self._is_answered = False
         self._sequence += 1
         flags |= NLM_F_REQUEST | NLM_F_ACK
         header = _HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0)
         self._socket.send(header + body)
         answers: list[Message] = []
-        while True:
-            for kind, answer_flags, sequence, answer in parse_messages(self._socket.recv(1 << 17)):
-                if sequence != self._sequence:
-                    continue  # the rest of an answer that an interrupt left unread
+        while not self._is_answered:
+            for kind, answer_flags, _, answer in parse_messages(self._socket.recv(1 << 17)):
                 if answer_flags & NLM_F_DUMP_INTR:
-                    raise BlockingIOError(errno.EAGAIN, f"{call}: it changed while it was read")
-                if kind == NLMSG_DONE:
-                    return answers
+                    raise InterruptedError(errno.EINTR, f"{call}: it changed while it was read")
+                if kind in (NLMSG_DONE, NLMSG_ERROR):
+                    self._is_answered = True
                 if kind == NLMSG_ERROR:
                     _raise_for(*parse_error(answer_flags, answer), call)
-                    return answers
                 answers.append((kind, answer))
+        return answers[:-1]
 
     def dump(self, kind: int, body: bytes, *, call: str = "netlink") -> list[Message]:
         """Ask for all objects of a kind; ask again if they changed meanwhile."""
         while True:
-            try:
+            with contextlib.suppress(InterruptedError):
                 return self.request(kind, body, NLM_F_DUMP, call=call)
-            except BlockingIOError:
-                continue
+
+    def _drain(self) -> None:
+        """Read the rest of an answer that nobody read to its end: the kernel begins no other before that."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(1 << 17, socket.MSG_DONTWAIT)
 
     def close(self) -> None:
         """End the conversation."""

@@ -13,7 +13,15 @@ from typing import Self
 
 from cnlab.errors import InvalidValue
 from cnlab.linux import rtnetlink_messages as messages
-from cnlab.linux.netlink import NLM_F_CREATE, NLM_F_EXCL, NetlinkSocket, attribute, number, parse_attributes
+from cnlab.linux.netlink import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    NetlinkSocket,
+    attribute,
+    number,
+    parse_attributes,
+)
 from cnlab.linux.netns import NetNs, NetNsTarget, inside
 from cnlab.linux.rtnetlink_messages import (
     Address,
@@ -299,9 +307,10 @@ class Rtnetlink:
         return [Neighbour.parse(body) for _, body in found]
 
     def add_neighbour(self, link: str | int, address: str | IpAddress, mac: str) -> None:
-        """Say once and for all which hardware address `address` has."""
+        """Say once and for all which hardware address `address` has, whatever was found out before."""
         body = messages.neighbour_body(self._index(link), ipaddress.ip_address(address), mac)
-        self._netlink.request(messages.RTM_NEWNEIGH, body, _NEW, call=f"add_neighbour({address})")
+        flags = NLM_F_CREATE | NLM_F_REPLACE
+        self._netlink.request(messages.RTM_NEWNEIGH, body, flags, call=f"add_neighbour({address})")
 
     def delete_neighbour(self, link: str | int, address: str | IpAddress) -> None:
         """Forget a neighbour."""
