@@ -101,8 +101,12 @@ def parse_trees(mountinfo: str) -> list[Tree]:
 def enable_controllers(directory: str) -> None:
     """Let the children of a version 2 group have all controllers that it has, as far as the kernel lets it.
 
-    A controller that stays behind is missed by the limit that needs it, which then says so.
+    A controller that stays behind is missed by the limit that needs it, which then says so. A group other
+    than the root passes none on while it has processes: enabled there, `pids` or `cpu` would make its
+    children groups of threads, where no process may enter.
     """
+    if os.path.exists(f"{directory}/cgroup.type") and read(f"{directory}/cgroup.procs"):
+        return
     enabled = read(f"{directory}/cgroup.subtree_control").split()
     for name in read(f"{directory}/cgroup.controllers").split():
         if name not in enabled:
