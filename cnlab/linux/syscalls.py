@@ -75,6 +75,7 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _SYS_PIDFD_SEND_SIGNAL = 424  # numbers from 424 on are the same on every processor
 _SYS_CLONE3 = 435
+_SYS_CLOSE_RANGE = 436
 _SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
 _SIGCHLD = 17
@@ -169,6 +170,12 @@ def ioprio_set(io_class: int, level: int) -> None:
 def join_session_keyring(name: str) -> None:
     """Give the caller a session keyring of its own (``KEYCTL_JOIN_SESSION_KEYRING``)."""
     _check(_libc.syscall(_SYS_KEYCTL, 1, name.encode()), f"keyctl(JOIN_SESSION_KEYRING, {name!r})")
+
+
+def close_range(first: int, last: int) -> None:
+    """Close all file descriptors from `first` to `last`."""
+    arguments = (ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(0))
+    _check(_libc.syscall(_SYS_CLOSE_RANGE, *arguments), f"close_range({first}, {last})")
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:

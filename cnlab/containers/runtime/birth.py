@@ -1,0 +1,225 @@
+"""How a process of a container is born: cloned, sometimes by a stage in between, and led step by step.
+
+Interface: `bear` clones a child that runs `life(channel)`; parent and child then talk over the `Channel`. The
+child is a copy of the runtime, so it has all that the runtime has read; what it needs in the container it
+must have imported before.
+
+See: clone(2), "CLONE_PARENT".
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+from cnlab.containers.runtime import documents
+from cnlab.linux import syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, NoReturn, Protocol
+
+    class Plan(Protocol):
+        """Which namespaces the child is to be in."""
+
+        @property
+        def at_birth(self) -> int:
+            """Flags for clone3(2)."""
+
+        @property
+        def needs_a_stage(self) -> bool:
+            """Whether `enter` is to be called first, by a process in between."""
+
+        def enter(self) -> None:
+            """Enter namespaces that exist."""
+
+
+_MESSAGE_MAX = 4000  # bytes; a pipe takes up to 4096 in one piece
+
+
+class Channel:
+    """Two pipes between the runtime and its child: ``go`` one way, JSON objects the other."""
+
+    def __init__(self) -> None:
+        self._wait_end, self._go_end = os.pipe()
+        self._read_end, self._tell_end = os.pipe()
+
+    def close(self) -> None:
+        """Close all ends that are open here."""
+        for name in ("_wait_end", "_go_end", "_read_end", "_tell_end"):
+            fd = getattr(self, name)
+            setattr(self, name, -1)
+            if fd >= 0:
+                os.close(fd)
+
+    # The runtime's side
+
+    def leave_to_child(self) -> None:
+        """Close the child's ends, so that its death is seen as the end of the pipe."""
+        os.close(self._wait_end)
+        os.close(self._tell_end)
+        self._wait_end = self._tell_end = -1
+
+    def go(self) -> None:
+        """Let the child take its next step."""
+        try:
+            os.write(self._go_end, b"\n")
+        except BrokenPipeError:
+            return  # it has failed; `hear` will say why
+
+    def hear(self, what: str) -> dict[str, Any]:
+        """Return the child's next message.
+
+        Raises:
+            OSError, CnlabError: what went wrong in the child.
+            ChildProcessError: it ended before it could say `what`.
+        """
+        text = os.read(self._read_end, 65536)
+        if not text:
+            raise ChildProcessError(f"the container's process ended before it was {what}")
+        message: dict[str, Any] = documents.parse(text.decode())
+        if "error" in message:
+            raise _rebuilt(message)
+        return message
+
+    def hear_nothing(self) -> None:
+        """Listen until the child has executed its program, which closes its end.
+
+        Raises:
+            OSError, CnlabError: what went wrong instead.
+        """
+        if text := os.read(self._read_end, 65536):
+            raise error_in(text)
+
+    # The child's side
+
+    def ends(self) -> tuple[int, int]:
+        """The descriptors that the child needs."""
+        return self._wait_end, self._tell_end
+
+    def hang_up(self) -> None:
+        """Close the child's ends: from now on the runtime's end or death does not matter."""
+        os.close(self._wait_end)
+        os.close(self._tell_end)
+
+    def wait_for_go(self) -> None:
+        """Wait for the runtime; if it has ended, end too."""
+        if not os.read(self._wait_end, 1):
+            os._exit(1)
+
+    def tell(self, **message: Any) -> None:
+        """Send a message to the runtime."""
+        os.write(self._tell_end, documents.text_of(message).encode())
+
+    def tell_error(self, error: BaseException) -> None:
+        """Send what went wrong."""
+        tell_error(self._tell_end, error)
+
+
+def tell_error(fd: int, error: BaseException) -> None:
+    """Write `error` to a pipe, so that `_rebuilt` can raise it at the other end."""
+    kind, number, reason = type(error).__name__, 0, str(error)
+    if isinstance(error, OSError) and error.errno:
+        number, reason = error.errno, str(error.strerror)
+        if error.filename:
+            reason = f"{os.fsdecode(error.filename)}: {reason}"
+    message = documents.text_of({"error": reason[: _MESSAGE_MAX // 8], "errno": number, "kind": kind})
+    try:
+        os.write(fd, message.encode())
+    except OSError:
+        return  # nobody listens any more
+
+
+def error_in(text: bytes) -> Exception:
+    """Return the error that the child wrote."""
+    return _rebuilt(documents.parse(text.decode()))
+
+
+def _rebuilt(message: dict[str, Any]) -> Exception:
+    from cnlab.containers.runtime import errors
+
+    if message["errno"]:
+        return OSError(message["errno"], message["error"])
+    kind = getattr(errors, message["kind"], None)
+    if kind is None:
+        return ChildProcessError(f"{message['kind']}: {message['error']}")
+    rebuilt: Exception = kind(message["error"])
+    return rebuilt
+
+
+def bear(
+    life: Callable[[Channel], NoReturn],
+    channel: Channel,
+    namespaces: Plan,
+    *,
+    birth_fd: int | None,
+    enter_cgroup: Callable[[int], None],
+) -> tuple[int, int]:
+    """Clone the child that runs `life` and return its pid and pidfd; it is a child of the caller.
+
+    Where namespaces are to be entered, a stage enters them and clones the child as its own sibling
+    (``CLONE_PARENT``): a process that enters a pid namespace is not in it, only its children are.
+    """
+    flags = syscalls.CLONE_CLEAR_SIGHAND
+    if not namespaces.needs_a_stage:
+        pid, pidfd = syscalls.clone3(flags | namespaces.at_birth, cgroup_fd=birth_fd)
+        if pid == 0:
+            _run(life, channel)
+        channel.leave_to_child()
+        if birth_fd is None:
+            enter_cgroup(pid)
+        return pid, pidfd
+    stage, stage_fd = syscalls.clone3(flags, cgroup_fd=birth_fd)
+    if stage == 0:
+        _run(lambda channel: _stage(life, channel, namespaces), channel)
+    channel.leave_to_child()
+    try:
+        if birth_fd is None:
+            enter_cgroup(stage)
+        channel.go()
+        pid = channel.hear("born")["pid"]
+        return pid, syscalls.pidfd_open(pid)
+    finally:
+        _reap(stage)
+        os.close(stage_fd)
+
+
+def _stage(life: Callable[[Channel], NoReturn], channel: Channel, namespaces: Plan) -> NoReturn:
+    channel.wait_for_go()
+    namespaces.enter()
+    flags = syscalls.CLONE_CLEAR_SIGHAND | syscalls.CLONE_PARENT
+    pid, _ = syscalls.clone3(flags | namespaces.at_birth)
+    if pid == 0:
+        _run(life, channel)
+    channel.tell(pid=pid)
+    os._exit(0)
+
+
+def _run(life: Callable[[Channel], NoReturn], channel: Channel) -> NoReturn:
+    try:
+        gc.disable()  # a collection would touch all of the parent's memory, and so copy it
+        life(channel)
+    except BaseException as error:
+        channel.tell_error(error)
+    os._exit(1)
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        return  # somebody else in this process has
+
+
+def forget_caller(stdio: Sequence[int], keep: Iterable[int]) -> None:
+    """Take the standard streams `stdio`, close all descriptors but `keep`, lead a session of one's own."""
+    held = [os.dup(fd) for fd in stdio]
+    for number, fd in enumerate(held):
+        os.dup2(fd, number)
+    first = 3
+    for fd in (*sorted(keep), 1 << 31):
+        if first < fd:
+            syscalls.close_range(first, fd - 1)
+        first = max(first, fd + 1)
+    os.setsid()
