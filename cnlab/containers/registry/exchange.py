@@ -12,7 +12,7 @@ class Exchange:
     status: int
     uploaded: int  # bytes of the request's body
     downloaded: int  # bytes of the answer's body
-    seconds: float
+    seconds: float  # from the request's headers to the answer's
 
     def __str__(self) -> str:
         return f"{self.method} {self.path} → {self.status}"

@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from email.message import Message
 from hmac import compare_digest
+from http import HTTPStatus
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -201,42 +202,42 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         answer = self.server.registry.answer(request)
         if not body.drain(_DRAIN_MAX):
             self.close_connection = True
-        sent = self._send(answer)
-        exchange = Exchange(
-            self.command, self.path, int(answer.status), body.received, sent, time.perf_counter() - started
+        length = _length(answer)
+        downloaded = 0 if self.command == "HEAD" else length
+        seconds = time.perf_counter() - started
+        # before the answer: a client that has it may look here at once
+        self.server.registry.exchanges.append(
+            Exchange(self.command, self.path, int(answer.status), body.received, downloaded, seconds)
         )
-        self.server.registry.exchanges.append(exchange)
+        self._send(answer, length)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
 
-    def _send(self, answer: Answer) -> int:
-        length = len(answer.body) if isinstance(answer.body, bytes) else answer.length
-        with contextlib.ExitStack() as stack:
-            file = None
-            if isinstance(answer.body, Path):
-                file = stack.enter_context(answer.body.open("rb"))
-                length = os.fstat(file.fileno()).st_size if length is None else length
-            self.send_response(answer.status)
-            self.send_header("Docker-Distribution-API-Version", "registry/2.0")
-            for name, value in answer.headers.items():
-                self.send_header(name, value)
-            if answer.status != http.HTTPStatus.NO_CONTENT:
-                self.send_header("Content-Length", str(length))
-            if self.close_connection:
-                self.send_header("Connection", "close")
-            self.end_headers()
-            if self.command == "HEAD":
-                length = 0
-            elif isinstance(answer.body, bytes):
-                self.wfile.write(answer.body)
-            elif file:
-                self.wfile.flush()
+    def _send(self, answer: Answer, length: int) -> None:
+        self.send_response(answer.status)
+        self.send_header("Docker-Distribution-API-Version", "registry/2.0")
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        if answer.status != HTTPStatus.NO_CONTENT:
+            self.send_header("Content-Length", str(length))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD" and isinstance(answer.body, bytes):
+            self.wfile.write(answer.body)
+        self.wfile.flush()
+        if self.command != "HEAD" and isinstance(answer.body, Path):
+            with answer.body.open("rb") as file:
                 self.connection.sendfile(file, answer.offset, length)
-            self.wfile.flush()
-        return length or 0
 
     def log_message(self, format: str, *args: object) -> None:
         """Keep quiet: who wants to know reads `Registry.exchanges`."""
+
+
+def _length(answer: Answer) -> int:
+    if isinstance(answer.body, bytes):
+        return len(answer.body)
+    return answer.body.stat().st_size if answer.length is None else answer.length
 
 
 class Body:
