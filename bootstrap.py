@@ -245,8 +245,12 @@ def install_python_packages(env: Environment) -> None:
 
 
 def warm_up(env: Environment) -> None:
-    """Compile our modules and list matplotlib's fonts: a private kernel would do both at every start."""
+    """Compile our modules and list matplotlib's fonts: a private kernel would do both at every start.
+
+    And write the command `cnlab-runtime`, whose start must not cost what pip's wrapper of a module costs.
+    """
     run([env.python, "-m", "compileall", "-q", f"{ROOT}/cnlab"], "cannot compile cnlab")
+    run([env.python, "-m", "cnlab.containers.runtime.install"], "cannot write cnlab-runtime")
     list_fonts = [env.python, "-c", "import matplotlib.font_manager"]
     cache = f"{env.prefix}/var/matplotlib"
     run(list_fonts, "cannot list matplotlib's fonts", MPLCONFIGDIR=cache, MPLBACKEND="agg")
