@@ -12,6 +12,7 @@ import os
 
 from cnlab.containers.runtime import documents
 from cnlab.containers.runtime.errors import InvalidConfig
+from cnlab.containers.runtime.mount_options import PROPAGATION
 from cnlab.containers.runtime.namespaces import FLAGS
 
 TYPE_CHECKING = False
@@ -29,8 +30,67 @@ RLIMITS = tuple(  # by the kernel's numbers
         *("SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME"),
     )
 )
-_NEED_A_MOUNT_NAMESPACE = ("maskedPaths", "readonlyPaths", "rootfsPropagation")
-_NO_DEVICE_NUMBERS = "p"
+PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
+IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+SCHEDULERS = ("SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE", "SCHED_FIFO", "SCHED_RR")
+DEVICE_TYPES = ("c", "b", "u", "p")
+
+# The shape of a value: a type; (a,), one of these; [shape], a list; {"name": shape}, an object, where "name!" has
+# to be there and "*" is any other name.
+_HOOK = {"path!": str, "args": [str], "env": [str], "timeout": int}
+_ID_MAPPING = {"containerID!": int, "hostID!": int, "size!": int}
+_PROCESS = {
+    "terminal": bool,
+    "consoleSize": {"height!": int, "width!": int},
+    "cwd!": str,
+    "env": [str],
+    "args!": [str],
+    "user": {"uid": int, "gid": int, "umask": int, "additionalGids": [int]},
+    "capabilities": {"*": [str]},
+    "rlimits": [{"type!": RLIMITS, "soft!": int, "hard!": int}],
+    "noNewPrivileges": bool,
+    "oomScoreAdj": int,
+    "scheduler": {"policy!": SCHEDULERS, "nice": int, "priority": int},
+    "ioPriority": {"class!": tuple(IO_CLASSES), "priority": int},
+    "apparmorProfile": str,
+    "selinuxLabel": str,
+}
+_CONFIG = {
+    "ociVersion!": str,
+    "root!": {"path!": str, "readonly": bool},
+    "mounts": [{"destination!": str, "type": str, "source": str, "options": [str]}],
+    "process": _PROCESS,
+    "hostname": str,
+    "domainname": str,
+    "hooks": {name: [_HOOK] for name in HOOKS},
+    "annotations": {"*": str},
+    "linux": {
+        "namespaces": [{"type!": tuple(FLAGS), "path": str}],
+        "uidMappings": [_ID_MAPPING],
+        "gidMappings": [_ID_MAPPING],
+        "timeOffsets": {"*": {"secs": int, "nanosecs": int}},
+        "devices": [
+            {
+                "type!": DEVICE_TYPES,
+                "path!": str,
+                "major": int,
+                "minor": int,
+                "fileMode": int,
+                "uid": int,
+                "gid": int,
+            }
+        ],
+        "cgroupsPath": str,
+        "resources": {"*": object},
+        "rootfsPropagation": ("", *PROPAGATION),
+        "seccomp": {"defaultAction!": str},
+        "sysctl": {"*": str},
+        "maskedPaths": [str],
+        "readonlyPaths": [str],
+        "mountLabel": str,
+        "personality": {"domain!": tuple(PERSONALITIES)},
+    },
+}
 
 
 def load(bundle: str) -> Config:
@@ -41,74 +101,80 @@ def load(bundle: str) -> Config:
     """
     path = os.path.join(bundle, "config.json")
     try:
-        config = documents.read(path)
+        config: Config = documents.read(path)
     except ValueError as error:
         raise InvalidConfig(f"{path}: {error}") from None
     except OSError as error:
         raise InvalidConfig(f"{path}: {error.strerror}; a bundle is a directory with config.json") from None
-    if not isinstance(config, dict):
-        raise InvalidConfig(f"{path}: expected an object")
     check(config)
     return config
 
 
 def check(config: Config) -> None:
     """Raise `InvalidConfig` for the first thing that is wrong with `config`."""
-    _check_version(config)
-    root = _object(config, "root", is_required=True)
-    _string(root, "path", "root.path")
-    linux = _object(config, "linux")
+    _match(config, _CONFIG, "config.json")
+    _check_version(config["ociVersion"])
+    linux = config.get("linux") or {}
     kinds = _check_namespaces(linux)
     _check_mounts(config, linux, kinds)
-    _check_devices(linux)
-    _check_id_mappings(linux, kinds)
-    _check_unsupported(linux)
+    for device in linux.get("devices") or ():
+        if device["type"] != "p" and None in (device.get("major"), device.get("minor")):
+            raise InvalidConfig(f"linux.devices: {device['path']}: needs the numbers major and minor")
     for name in ("hostname", "domainname"):
         if config.get(name) and "uts" not in kinds:
             raise InvalidConfig(
                 f"{name}: needs a uts namespace in linux.namespaces, or the host would get it"
             )
-    _check_hooks(_object(config, "hooks"))
+    for name, hooks in (config.get("hooks") or {}).items():
+        for hook in hooks or () if name in HOOKS else ():
+            _check_hook(hook, f"hooks.{name}")
+    _check_unsupported(linux)
     if config.get("process") is not None:
-        check_process(config["process"])
+        _check_process(config["process"])
 
 
-def check_process(process: Any, where: str = "process") -> None:
-    """Raise `InvalidConfig` for the first thing that is wrong with a ``process`` object."""
-    if not isinstance(process, dict):
-        raise InvalidConfig(f"{where}: expected an object")
-    args = process.get("args")
-    if not isinstance(args, list) or not args or not all(isinstance(arg, str) for arg in args):
-        raise InvalidConfig(f"{where}.args: expected at least one string")
-    if not _string(process, "cwd", f"{where}.cwd").startswith("/"):
-        raise InvalidConfig(f"{where}.cwd: {process['cwd']!r} is no absolute path")
-    for variable in process.get("env") or ():
-        if not isinstance(variable, str):
-            raise InvalidConfig(f"{where}.env: {variable!r} is no string")
-    user = _object(process, "user")
-    for name in ("uid", "gid"):
-        if not isinstance(user.get(name, 0), int) or user.get(name, 0) < 0:
-            raise InvalidConfig(f"{where}.user.{name}: {user[name]!r} is no id")
-    _check_rlimits(process, where)
+def check_process(process: Any) -> None:
+    """Raise `InvalidConfig` for the first thing that is wrong with a ``process`` object by itself."""
+    _match(process, _PROCESS, "process")
+    _check_process(process)
 
 
-def _check_rlimits(process: Config, where: str) -> None:
-    seen = set()
-    for limit in process.get("rlimits") or ():
-        name = limit.get("type")
-        if name not in RLIMITS:
-            raise InvalidConfig(
-                f"{where}.rlimits: unknown type {name!r}; expected one of {', '.join(RLIMITS)}"
-            )
-        if name in seen:
-            raise InvalidConfig(f"{where}.rlimits: {name} is there twice")
-        seen.add(name)
-        if not isinstance(limit.get("soft"), int) or not isinstance(limit.get("hard"), int):
-            raise InvalidConfig(f"{where}.rlimits: {name} needs the numbers soft and hard")
+def _match(value: Any, shape: Any, where: str) -> None:
+    """Raise `InvalidConfig` unless `value` has the `shape`."""
+    if isinstance(shape, dict):
+        _expect(isinstance(value, dict), where, "an object", value)
+        _match_object(value, shape, where)
+    elif isinstance(shape, list):
+        _expect(isinstance(value, list), where, "a list", value)
+        for item in value:
+            _match(item, shape[0], where)
+    elif isinstance(shape, tuple):
+        _expect(value in shape, where, f"one of {', '.join(filter(None, shape))}", value)
+    else:
+        is_right = isinstance(value, shape) and (shape is not int or not isinstance(value, bool))
+        _expect(
+            is_right, where, {str: "a string", int: "a number", bool: "true or false"}.get(shape, ""), value
+        )
 
 
-def _check_version(config: Config) -> None:
-    version = _string(config, "ociVersion", "ociVersion")
+def _match_object(value: Config, shape: Config, where: str) -> None:
+    place = "" if where == "config.json" else f"{where}."
+    for name, inner in shape.items():
+        if name == "*":
+            for key, item in value.items():
+                _match(item, inner, f"{place}{key}")
+        elif value.get(name.rstrip("!")) is not None:
+            _match(value[name.rstrip("!")], inner, f"{place}{name.rstrip('!')}")
+        elif name.endswith("!"):
+            raise InvalidConfig(f"{place}{name[:-1]}: is missing")
+
+
+def _expect(is_right: bool, where: str, what: str, value: Any) -> None:
+    if not is_right:
+        raise InvalidConfig(f"{where}: expected {what}, got {documents.text_of(value)}")
+
+
+def _check_version(version: str) -> None:
     numbers = version.partition("-")[0].partition("+")[0].split(".")
     if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
         raise InvalidConfig(f"ociVersion: {version!r} is no version; expected something like '1.0.2'")
@@ -116,29 +182,36 @@ def _check_version(config: Config) -> None:
         raise InvalidConfig(f"ociVersion: {version!r} is not supported; {VERSION_MIN} to {VERSION_MAX} are")
 
 
+def _check_process(process: Config) -> None:
+    if not process["args"]:
+        raise InvalidConfig("process.args: expected at least one string")
+    if not process["cwd"].startswith("/"):
+        raise InvalidConfig(f"process.cwd: {process['cwd']!r} is no absolute path")
+    _refuse_twice([limit["type"] for limit in process.get("rlimits") or ()], "process.rlimits")
+
+
 def _check_namespaces(linux: Config) -> set[str]:
-    kinds: set[str] = set()
-    for namespace in linux.get("namespaces") or ():
-        kind = namespace.get("type")
-        if kind not in FLAGS:
-            raise InvalidConfig(
-                f"linux.namespaces: unknown type {kind!r}; expected one of {', '.join(FLAGS)}"
-            )
-        if kind in kinds:
-            raise InvalidConfig(f"linux.namespaces: {kind!r} is there twice")
+    namespaces = linux.get("namespaces") or ()
+    kinds = [namespace["type"] for namespace in namespaces]
+    _refuse_twice(kinds, "linux.namespaces")
+    for namespace in namespaces:
         path = namespace.get("path")
         if path and not path.startswith("/"):
             raise InvalidConfig(f"linux.namespaces: {path!r} is no absolute path")
-        kinds.add(kind)
-    if linux.get("timeOffsets") and "time" not in kinds:
-        raise InvalidConfig("linux.timeOffsets: needs a time namespace in linux.namespaces")
-    return kinds
+    for name, kind in (("timeOffsets", "time"), ("uidMappings", "user"), ("gidMappings", "user")):
+        if linux.get(name) and kind not in kinds:
+            raise InvalidConfig(f"linux.{name}: needs a {kind} namespace in linux.namespaces")
+    return set(kinds)
+
+
+def _refuse_twice(names: list[str], where: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidConfig(f"{where}: {name} is there twice")
 
 
 def _check_mounts(config: Config, linux: Config, kinds: set[str]) -> None:
-    mounts = config.get("mounts") or ()
-    for mount in mounts:
-        _string(mount, "destination", "mounts: destination")
+    for mount in config.get("mounts") or ():
         options = mount.get("options") or ()
         if "idmap" in options or "ridmap" in options or mount.get("uidMappings"):
             raise InvalidConfig(f"mounts: {mount['destination']}: mounts with mapped ids are not supported")
@@ -146,33 +219,21 @@ def _check_mounts(config: Config, linux: Config, kinds: set[str]) -> None:
             raise InvalidConfig(f"mounts: {mount['destination']}: a bind mount needs a source")
     if "mount" in kinds:
         return
-    asked = ["mounts"] if mounts else [f"linux.{name}" for name in _NEED_A_MOUNT_NAMESPACE if linux.get(name)]
-    if asked:
-        raise InvalidConfig(
-            f"{asked[0]}: needs a mount namespace in linux.namespaces, or the host would get it"
-        )
-
-
-def _check_devices(linux: Config) -> None:
-    for device in linux.get("devices") or ():
-        path = _string(device, "path", "linux.devices: path")
-        if device.get("type") not in ("c", "b", "u", "p"):
+    wanted = {"mounts": config.get("mounts")}
+    for name in ("maskedPaths", "readonlyPaths", "rootfsPropagation"):
+        wanted[f"linux.{name}"] = linux.get(name)
+    for where, value in wanted.items():
+        if value:
             raise InvalidConfig(
-                f"linux.devices: {path}: unknown type {device.get('type')!r}; expected c, b, u or p"
+                f"{where}: needs a mount namespace in linux.namespaces, or the host would get it"
             )
-        numbers = (device.get("major"), device.get("minor"))
-        if device["type"] != _NO_DEVICE_NUMBERS and not all(isinstance(number, int) for number in numbers):
-            raise InvalidConfig(f"linux.devices: {path}: needs the numbers major and minor")
 
 
-def _check_id_mappings(linux: Config, kinds: set[str]) -> None:
-    for name in ("uidMappings", "gidMappings"):
-        mappings = linux.get(name) or ()
-        if mappings and "user" not in kinds:
-            raise InvalidConfig(f"linux.{name}: needs a user namespace in linux.namespaces")
-        for mapping in mappings:
-            if not all(isinstance(mapping.get(key), int) for key in ("containerID", "hostID", "size")):
-                raise InvalidConfig(f"linux.{name}: {mapping} needs containerID, hostID and size")
+def _check_hook(hook: Config, where: str) -> None:
+    if not hook["path"].startswith("/"):
+        raise InvalidConfig(f"{where}: {hook['path']!r} is no absolute path")
+    if hook.get("timeout") is not None and hook["timeout"] <= 0:
+        raise InvalidConfig(f"{where}: a timeout of {hook['timeout']}; expected seconds, more than 0")
 
 
 def _check_unsupported(linux: Config) -> None:
@@ -183,29 +244,3 @@ def _check_unsupported(linux: Config) -> None:
     ):
         if linux.get(name):
             raise InvalidConfig(f"linux.{name}: {reason}")
-
-
-def _check_hooks(hooks: Config) -> None:
-    for name in HOOKS:
-        for hook in hooks.get(name) or ():
-            if not _string(hook, "path", f"hooks.{name}: path").startswith("/"):
-                raise InvalidConfig(f"hooks.{name}: {hook['path']!r} is no absolute path")
-            timeout = hook.get("timeout")
-            if timeout is not None and (not isinstance(timeout, int) or timeout <= 0):
-                raise InvalidConfig(f"hooks.{name}: a timeout of {timeout!r}; expected seconds, more than 0")
-
-
-def _object(parent: Config, name: str, *, is_required: bool = False) -> Config:
-    value = parent.get(name)
-    if value is None and not is_required:
-        return {}
-    if not isinstance(value, dict):
-        raise InvalidConfig(f"{name}: expected an object" + (", got none" if value is None else ""))
-    return value
-
-
-def _string(parent: Config, name: str, where: str) -> str:
-    value = parent.get(name)
-    if not isinstance(value, str) or not value:
-        raise InvalidConfig(f"{where}: expected a string, got {'none' if value is None else repr(value)}")
-    return value

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 
 from cnlab.containers.runtime import birth, devices, hooks, namespaces, rootfs, terminal
+from cnlab.containers.runtime.config import PERSONALITIES
 from cnlab.containers.runtime.signals import SIGKILL
 from cnlab.linux import syscalls
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from cnlab.containers.runtime.birth import Channel
     from cnlab.containers.runtime.cgroups import Cgroups
     from cnlab.containers.runtime.process import Plan
-
-_PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
 
 
 class Init:
@@ -128,7 +127,7 @@ class Init:
             syscalls.setdomainname(name)
         domain = (self.linux.get("personality") or {}).get("domain")
         if domain:
-            syscalls.personality(_PERSONALITIES[domain])
+            syscalls.personality(PERSONALITIES[domain])
 
     def _mount(self) -> None:
         mounts = self.config.get("mounts") or []

@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 
 from cnlab.containers.runtime import signals
-from cnlab.containers.runtime.config import RLIMITS
-from cnlab.containers.runtime.errors import InvalidConfig
+from cnlab.containers.runtime.config import IO_CLASSES, RLIMITS
 from cnlab.linux import seccomp, syscalls
 from cnlab.linux.capability_names import NAMES, mask_of, names_in
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
-_POLICIES = ("SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE", "SCHED_FIFO", "SCHED_RR")
 
 
 class CapabilityMasks:
@@ -95,17 +92,6 @@ class Plan:
         self.filter_flags = seccomp.filter_flags(filter_profile) if filter_profile else 0
         self.interpreter = _identity("/proc/self/exe")
         self._is_in_directory = False
-        self._check_values()
-
-    def _check_values(self) -> None:
-        policy = (self.process.get("scheduler") or {}).get("policy", _POLICIES[0])
-        if policy not in _POLICIES:
-            raise InvalidConfig(
-                f"process.scheduler.policy: {policy!r}; expected one of {', '.join(_POLICIES)}"
-            )
-        io_class = (self.process.get("ioPriority") or {}).get("class", "IOPRIO_CLASS_BE")
-        if io_class not in _IO_CLASSES:
-            raise InvalidConfig(f"process.ioPriority.class: {io_class!r}; expected {', '.join(_IO_CLASSES)}")
 
     # The rest runs in the child.
 
@@ -165,7 +151,7 @@ class Plan:
             os.sched_setscheduler(0, policy, os.sched_param(scheduler.get("priority", 0)))
             os.setpriority(os.PRIO_PROCESS, 0, scheduler.get("nice", 0))
         if io_priority := self.process.get("ioPriority"):
-            syscalls.ioprio_set(_IO_CLASSES[io_priority["class"]], io_priority.get("priority", 0))
+            syscalls.ioprio_set(IO_CLASSES[io_priority["class"]], io_priority.get("priority", 0))
         if self.user.get("umask") is not None:
             os.umask(self.user["umask"])
 
