@@ -1,0 +1,177 @@
+"""Docker Engine in the private kernel, judged by the Docker SDK; and nothing where there can be none.
+
+One kernel and one engine serve all tests: `GUEST` runs in it as a cell of a student's notebook, and each test
+looks at one fact of what it told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from private_kernel import in_private_kernel
+from student import Student
+
+from cnlab.containers.engine import docker_engine
+from cnlab.errors import MissingFeature
+
+GUEST = r"""
+import contextlib, io, json, os, tempfile, urllib.request
+from pathlib import Path
+from cnlab.clock import wait_until
+from cnlab.containers import base_images, engine
+from cnlab.containers.layout import Layout
+from cnlab.linux.mounts import read_mountinfo
+from cnlab.linux.processes import processes
+
+def traces():
+    return {
+        "cgroups": sorted(path.name for path in Path("/sys/fs/cgroup").iterdir() if path.is_dir()),
+        "links": sorted(os.listdir("/sys/class/net")),
+        "mounts": sorted(mount.mount_point for mount in read_mountinfo()),
+        "run": sorted(os.listdir("/run")),
+        "programs": sorted(p.name for p in processes() if p.cmdline and p.pid > 1 and p.pid != os.getpid()),
+    }
+
+def fetch(url):
+    with contextlib.suppress(OSError):
+        return urllib.request.urlopen(url, timeout=5).read()
+
+told = {}
+layout = Layout.create(tempfile.mkdtemp())
+image = base_images.busybox(layout, "busybox:latest")
+before = traces()
+
+broken = Path("/usr/local/sbin/dockerd")
+broken.write_text("#!/bin/sh\necho 'level=fatal msg=\"made to fail\"'\nexit 1\n")
+broken.chmod(0o755)
+try:
+    with engine.docker_engine():
+        pass
+except engine.EngineError as error:
+    told["error"] = str(error)
+broken.unlink()
+told["after the error"] = traces() == before
+
+with engine.docker_engine() as client:
+    told["version"], told["info"] = client.version()["Version"], client.info()
+    loaded = engine.load_image(client, layout, "busybox")
+    told["image"] = {"ours": image.id, "theirs": loaded.id, "tags": loaded.tags}
+    told["said"] = {
+        runtime: client.containers.run(
+            "busybox", ["echo", "hello"], runtime=runtime, remove=True, network_mode="none"
+        ).decode()
+        for runtime in ("runc", "crun", "cnlab")
+    }
+    web = client.containers.run(
+        "busybox", ["httpd", "-f", "-h", "/etc"], detach=True, ports={"80/tcp": 8080}, mem_limit="32m"
+    )
+    told["page"] = wait_until(lambda: fetch("http://127.0.0.1:8080/passwd"), timeout_s=10).decode()
+    told["memory.max"] = web.exec_run(["cat", "/sys/fs/cgroup/memory.max"]).output.decode()
+    with engine.docker_engine() as other:
+        told["seen by an inner block"] = len(other.containers.list())
+    told["still there"] = len(client.containers.list())
+with engine.docker_engine() as client:
+    told["after the block"] = len(client.containers.list(all=True))
+    first = engine._engines[-1]
+
+with engine.docker_engine() as client:
+    told["is the same"] = engine._engines[-1] is first
+first._daemons[-1].signal(9)
+first._daemons[-1].wait(10)
+with engine.docker_engine() as client:
+    told["after its death"] = client.ping()
+engine._engines.pop().__exit__()
+told["before"], told["after"] = before, traces()
+print(json.dumps(told, default=str))
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    """What the cell of a student's notebook told."""
+    with Student() as student:
+        return json.loads(in_private_kernel(student, GUEST, timeout_s=120).splitlines()[-1])
+
+
+@pytest.mark.needs_uml
+def test_engine_uses_cgroup_version_2_and_overlayfs(told):
+    """As on a server of today, though the host may have neither."""
+    assert told["info"]["CgroupVersion"] == "2"
+    assert told["info"]["Driver"] == "overlay2"
+
+
+@pytest.mark.needs_uml
+def test_image_of_our_layout_is_the_same_image_there(told):
+    """Docker's image id is the digest of the config, so equal ids are equal images."""
+    assert told["image"]["theirs"] == told["image"]["ours"]
+    assert told["image"]["tags"] == ["busybox:latest"]
+
+
+@pytest.mark.needs_uml
+@pytest.mark.parametrize("runtime", ["runc", "crun", "cnlab"])
+def test_engine_starts_containers_with_each_runtime(told, runtime):
+    """Also with the one that the course has written."""
+    assert told["said"][runtime] == "hello\n"
+
+
+@pytest.mark.needs_uml
+def test_published_port_answers_in_the_notebook(told):
+    """The engine is in the notebook's own network."""
+    assert told["page"].startswith("root:")
+
+
+@pytest.mark.needs_uml
+def test_limit_reaches_the_kernel(told):
+    assert told["memory.max"] == f"{32 << 20}\n"
+
+
+@pytest.mark.needs_uml
+def test_block_removes_the_containers_that_were_made_in_it(told):
+    """A cell that fails half-way must not block the port for the next attempt."""
+    assert told["after the block"] == 0
+
+
+@pytest.mark.needs_uml
+def test_inner_block_leaves_the_outer_ones_containers(told):
+    assert (told["seen by an inner block"], told["still there"]) == (1, 1)
+
+
+@pytest.mark.needs_uml
+def test_engine_serves_later_blocks(told):
+    """It takes seconds to start, and a notebook has many cells."""
+    assert told["is the same"]
+
+
+@pytest.mark.needs_uml
+def test_engine_that_has_died_is_started_anew(told):
+    """Students kill things."""
+    assert told["after its death"]
+
+
+@pytest.mark.needs_uml
+def test_engine_that_cannot_start_says_its_last_words_and_leaves_nothing(told):
+    assert told["error"] == 'Docker Engine ended before it was ready: level=fatal msg="made to fail"'
+    assert told["after the error"]
+
+
+@pytest.mark.needs_uml
+@pytest.mark.parametrize("kind", ["cgroups", "links", "mounts", "run", "programs"])
+def test_end_of_the_engine_leaves_nothing(told, kind):
+    """Firewall rules apart, which go with the machine."""
+    assert told["after"][kind] == told["before"][kind]
+
+
+@pytest.mark.as_student
+def test_user_without_an_engine_is_told_where_there_is_one(monkeypatch):
+    """On a laptop's ordinary Python kernel."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/docker.sock")
+    with (
+        pytest.raises(MissingFeature, match=r"no daemon answers at unix:///no/such/docker\.sock") as caught,
+        docker_engine(),
+    ):
+        pass
+
+    assert "Cloud Native Lab" in caught.value.__notes__[0]
