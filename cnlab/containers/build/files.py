@@ -49,7 +49,7 @@ class Tree:
             hidden = " (.dockerignore hides it)" if self.ignore.rules and self._matches(pattern) else ""
             raise InvalidValue(f"{self.name} has no {pattern}{hidden}")
         for path in found:
-            real = resolve(self.root, self._relative(path))
+            real = self._real(path)
             if not real.is_dir():
                 yield Source(real, path.name)
                 continue
@@ -75,12 +75,20 @@ class Tree:
 
     def _children(self, path: Path, part: str) -> list[Path]:
         """Return the entries of a directory that match one component of a pattern."""
-        directory = resolve(self.root, self._relative(path))
+        directory = self._real(path)
         if not any(character in part for character in "*?["):
             child = directory / part
             return [child] if os.path.lexists(child) else []
         names = os.listdir(directory) if directory.is_dir() else []
         return [directory / name for name in sorted(names) if fnmatch.fnmatchcase(name, part)]
+
+    def _real(self, path: Path) -> Path:
+        try:
+            return resolve(self.root, self._relative(path))
+        except OSError:  # ENOENT, or ELOOP
+            raise InvalidValue(
+                f"{self._relative(path)} is a link that leads nowhere in {self.name}"
+            ) from None
 
     def _relative(self, path: Path) -> str:
         relative = str(path.relative_to(self.root))
@@ -185,9 +193,11 @@ def make_directories(root: Path, path: str) -> Path:
             found = resolve(root, str(done))
         except FileNotFoundError:
             found = found / part
+            if found.is_symlink():
+                raise InvalidValue(f"/{done} is a link that leads nowhere") from None
             found.mkdir(mode=0o755)
-    if not found.is_dir():
-        raise InvalidValue(f"/{done} is no directory")
+        if not found.is_dir():
+            raise InvalidValue(f"/{done} is no directory")
     return found
 
 
