@@ -175,11 +175,18 @@ class TestVersion1:
 
     def test_signal_reaches_processes_that_fork(self):
         """A list of processes is stale when it is read, unless nobody can fork meanwhile."""
-        fork = "while :; do sh -c 'sleep 60' & sh -c 'sleep 60' & sleep 0.01; done"
-        with groups({"pids": {"limit": 100}}) as made, member(made, ("sh", "-c", fork)):
-            wait_until(lambda: len(made.pids()) > 20, timeout_s=20)
-            made.signal_all(signal.SIGKILL)
-            wait_until(lambda: not made.pids(), timeout_s=10)
+        forks = "for i in $(seq 100); do sh -c 'sleep 30 & sleep 30' & done; wait"
+        with groups({"pids": {"limit": 100}}) as made:
+
+            def enter():
+                made.enter_self()
+                os.execvp("sh", ["sh", "-c", forks])
+
+            with spawn(enter, new=["pid"], capture=True) as init:
+                wait_until(lambda: len(made.pids()) > 20, timeout_s=20)
+                made.signal_all(signal.SIGKILL)
+                wait_until(lambda: not made.pids(), timeout_s=10)
+                assert init.wait(timeout_s=10) == -signal.SIGKILL
 
     def test_stats_count_what_was_used(self):
         with groups({"pids": {"limit": 20}, "memory": {"limit": 64 << 20}}) as made:
