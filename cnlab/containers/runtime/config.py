@@ -35,8 +35,8 @@ IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3
 SCHEDULERS = ("SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE", "SCHED_FIFO", "SCHED_RR")
 DEVICE_TYPES = ("c", "b", "u", "p")
 
-# The shape of a value: a type; (a,), one of these; [shape], a list; {"name": shape}, an object, where "name!" has
-# to be there and "*" is any other name.
+# The shape of a value: a type; (a,), one of these; [shape], a list; {"name": shape}, an object, where "name!"
+# has to be there and "*" is any other name.
 _HOOK = {"path!": str, "args": [str], "env": [str], "timeout": int}
 _ID_MAPPING = {"containerID!": int, "hostID!": int, "size!": int}
 _PROCESS = {

@@ -40,24 +40,31 @@ def run(hooks: list[dict[str, Any]], state: dict[str, Any]) -> None:
 
 def _run(hook: dict[str, Any], text: bytes, said: bytearray) -> int | None:
     """Run one hook and return its wait status, or None after killing it for being late."""
-    state_read, state_write = os.pipe()
     said_read, said_write = os.pipe()
     try:
-        pid = _spawn(hook, state_read, said_write)
+        state = os.memfd_create("state")
+        try:
+            os.write(state, text)
+            os.lseek(state, 0, os.SEEK_SET)
+            pid = _spawn(hook, state, said_write)
+        finally:
+            os.close(state)
+            os.close(said_write)
+        return _attend(pid, said_read, said, hook.get("timeout"))
     finally:
-        os.close(state_read)
-        os.close(said_write)
+        os.close(said_read)
+
+
+def _attend(pid: int, fd: int, said: bytearray, timeout_s: int | None) -> int | None:
     pidfd = syscalls.pidfd_open(pid)
     try:
-        _write(state_write, text)
-        has_ended = _listen(pidfd, said_read, said, hook.get("timeout"))
+        has_ended = _listen(pidfd, fd, said, timeout_s)
         if not has_ended:
             syscalls.pidfd_send_signal(pidfd, SIGKILL)
         _, status = os.waitpid(pid, 0)
-        return status if has_ended else None
     finally:
         os.close(pidfd)
-        os.close(said_read)
+    return status if has_ended else None
 
 
 def _spawn(hook: dict[str, Any], stdin: int, stdout: int) -> int:
@@ -78,15 +85,6 @@ def _spawn(hook: dict[str, Any], stdin: int, stdout: int) -> int:
         )
     except OSError as error:
         raise HookFailed(f"hook {hook['path']}: {os.strerror(error.errno or 0)}") from None
-
-
-def _write(fd: int, text: bytes) -> None:
-    try:
-        os.write(fd, text)
-    except BrokenPipeError:
-        return  # the hook does not care for the state
-    finally:
-        os.close(fd)
 
 
 def _listen(pidfd: int, fd: int, said: bytearray, timeout_s: int | None) -> bool:
