@@ -18,7 +18,7 @@ from cnlab.linux.rtnetlink import Rtnetlink
 
 # What Linux 6.18, built without them, answered when it was asked for a dummy link.
 REFUSED = bytes.fromhex(
-    "3c000000020000030100000075280000"  # 60 bytes, NLMSG_ERROR, NLM_F_CAPPED | NLM_F_ACK_TLVS, sequence number 1, port
+    "3c000000020000030100000075280000"  # 60 bytes, NLMSG_ERROR, NLM_F_CAPPED | NLM_F_ACK_TLVS
     "a1ffffff40000000100005060100000000000000"  # -95, and the header of the request
     "18000100556e6b6e6f776e20646576696365207479706500"  # NLMSGERR_ATTR_MSG
 )

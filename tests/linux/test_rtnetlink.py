@@ -39,9 +39,7 @@ def furnish(ip: Rtnetlink, there: NetNs) -> None:
     """Make one of everything."""
     ip.add_bridge("br0", mac="02:00:00:00:00:01", up=True)
     ip.add_veth("veth0", peer="eth0", peer_netns=there, master="br0", mtu=1400, up=True)
-    ip.add_vxlan(
-        "vx0", vni=42, local="10.0.0.1", remote="10.0.0.9", port=4790, mtu=1450, master="br0", up=True
-    )
+    ip.add_vxlan("vx0", vni=42, local="10.0.0.1", remote="10.0.0.9", port=4790, mtu=1450)
     ip.add_address("br0", "10.0.0.1/24")
     if Path("/proc/sys/net/ipv6").exists():  # not in every kernel
         ip.add_address("br0", "fd00::1/64")
