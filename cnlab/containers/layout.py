@@ -15,6 +15,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -109,24 +110,32 @@ class Layout(BlobStore):
 
     # Names
 
+    def entries(self) -> list[tuple[str, Descriptor]]:
+        """Return what the index points at, each with its name or an empty one; a name may occur twice."""
+        found = _descriptors(self.index, f"{self.path}/index.json")
+        return [(descriptor.annotations.get(REF_NAME, ""), descriptor) for descriptor in found]
+
     def tags(self) -> dict[str, Descriptor]:
         """Return the names in the index, and what each points at."""
-        named: dict[str, Descriptor] = {}
-        for descriptor in _descriptors(self.index, f"{self.path}/index.json"):
-            if name := descriptor.annotations.get(REF_NAME):
-                named.setdefault(name, descriptor)
-        return named
+        return {name: descriptor for name, descriptor in reversed(self.entries()) if name}
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """Let `name` point at a manifest or index in this layout, and no longer at what it pointed at."""
-        if not _NAME.fullmatch(name):
+        """Let `name` point at a manifest or index in this layout, and no longer at what it pointed at.
+
+        An empty name puts it into the index without one, so that it is no garbage.
+        """
+        if name and not _NAME.fullmatch(name):
             raise InvalidValue(f"{name!r} is no name for an image; see {REF_NAME} in annotations.md")
         if not (descriptor.is_index or descriptor.is_manifest) or not self.has_blob(descriptor.digest):
-            raise InvalidImage(f"{self.path} has no manifest or index {descriptor.digest} to call {name!r}")
-        entry = descriptor.to_json()
-        entry["annotations"] = {**descriptor.annotations, REF_NAME: name}
+            what = f"manifest or index {descriptor.digest} ({descriptor.media_type})"
+            raise InvalidImage(f"{self.path} has no {what} to call {name!r}")
+        annotations = {key: value for key, value in descriptor.annotations.items() if key != REF_NAME}
+        if name:
+            annotations[REF_NAME] = name
+        entry = replace(descriptor, annotations=annotations).to_json()
         with self._changing_index() as index:
-            index["manifests"] = [*(old for old in index["manifests"] if _name_of(old) != name), entry]
+            kept = [old for old in index["manifests"] if not name or _name_of(old) != name]
+            index["manifests"] = kept if entry in kept else [*kept, entry]
 
     def remove(self, name: str) -> None:
         """Forget a name; `collect_garbage` deletes what only it led to."""

@@ -1,7 +1,7 @@
 """A directory tree that no path leads out of, whatever links are in it and whoever moves them meanwhile.
 
-Interface: `RootedTree.directory` resolves the directory of a path, by openat2(2), to a descriptor; all that is
-done there takes that descriptor and one name, and follows no link. Paths are what `split` makes of them.
+Interface: `RootedTree.directory` resolves the directory of a path, by openat2(2), to a descriptor; all that
+is done there takes that descriptor and one name, and follows no link. Paths are what `split` makes of them.
 
 The usual trap is to check a path first and to open it then: between the two, a directory may become a link.
 The kernel checks and opens in one call.
@@ -100,8 +100,8 @@ class RootedTree:
     def _resolve(self, names: Names) -> int:
         """Open a directory; a link may lead to anywhere in the tree, seen as from a chroot.
 
-        A link of a lower layer, such as ``/var/run -> /run``, is part of the root file system. A link that the
-        layer itself has put there to lead out is an attack: who walks a tree finds no path through a link.
+        A link of a lower layer, such as ``/var/run -> /run``, is part of the root file system. A link that
+        the layer itself has put there to lead out is an attack: who walks a tree finds no path through one.
         """
         beneath = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_MAGICLINKS
         in_root = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
@@ -225,6 +225,13 @@ def _remove(parent: int, names: Names, keep: Collection[Names]) -> None:
 
 @contextlib.contextmanager
 def _opened(parent: int, name: bytes) -> Iterator[int]:
+    if os.geteuid() != 0:  # who is bound by permissions may have none there
+        with contextlib.suppress(PermissionError):
+            handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            try:
+                os.chmod(f"/proc/self/fd/{handle}", 0o700)
+            finally:
+                os.close(handle)
     fd = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
     try:
         yield fd
