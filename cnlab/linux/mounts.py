@@ -112,18 +112,24 @@ def bind_mount(
 
 @contextlib.contextmanager
 def overlay_mount(
-    target: StrPath, *, lower: Sequence[StrPath], upper: StrPath | None = None, work: StrPath | None = None
+    target: StrPath,
+    *,
+    lower: Sequence[StrPath],
+    upper: StrPath | None = None,
+    work: StrPath | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Path]:
     """Show the directories `lower`, topmost first, as one; changes go to `upper`.
 
     Without `upper` the mount is read-only, and needs two lower directories. `work` is an empty directory on
-    the file system of `upper`.
+    the file system of `upper`. Further `options` are overlayfs' own, such as ``userxattr``.
 
     See: the kernel's overlayfs guide.
     """
     data = "lowerdir=" + ":".join(_escape_overlay(directory) for directory in lower)
     if upper is not None and work is not None:
         data += f",upperdir={_escape_overlay(upper)},workdir={_escape_overlay(work)}"
+    data = ",".join((data, *options))
     with _mounted("overlay", target, "overlay", data=data) as mounted:
         yield mounted
 
