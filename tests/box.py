@@ -157,6 +157,10 @@ class Box:
         }
         return subprocess.run([runtime.command(), "--root", self.root, *arguments], **(settings | options))
 
+    def command_on_host(self, *argv: str) -> str:
+        """Run a program outside and return what it said."""
+        return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout
+
     def is_gone(self) -> bool:
         """Whether nothing of the container is left: state, process, cgroups."""
         named = (

@@ -192,8 +192,11 @@ class Rootfs:
     def pivot(self) -> None:
         """Make the container's root this process's root, and let go of the old one."""
         os.close(self._fd)
+        old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.chdir(self.path)
         syscalls.pivot_root(".", ".")  # stacks the old root on the new one: no put_old directory needed
+        os.fchdir(old)
+        os.close(old)
         syscalls.mount("", ".", flags=MS_SLAVE | MS_REC)  # the host must not hear of the umount
         syscalls.umount(".", MNT_DETACH)
         os.chdir("/")
