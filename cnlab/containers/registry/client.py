@@ -37,6 +37,8 @@ ANY_MANIFEST = (*sorted(MANIFEST_MEDIA_TYPES), *sorted(INDEX_MEDIA_TYPES))
 _REDIRECTS_MAX = 5
 
 Body = bytes | BinaryIO
+Scope = tuple[Access, ...]
+"""What a request needs to be allowed."""
 
 
 class Client:
@@ -65,7 +67,7 @@ class Client:
         self._tls = tls if isinstance(tls, ssl.SSLContext) else None
         self._timeout_s = timeout_s
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
-        self._authorizations: dict[tuple[Access, ...], str] = {}
+        self._authorizations: dict[Scope, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -84,17 +86,19 @@ class Client:
 
     def catalog(self, *, page_size: int | None = None) -> list[str]:
         """Return the names of the repositories, if the registry tells; it is not in the specification."""
-        return self._pages("/v2/_catalog", "repositories", page_size, Access("catalog", ("*",), "registry"))
+        return self._pages(
+            "/v2/_catalog", "repositories", page_size, (Access("catalog", ("*",), "registry"),)
+        )
 
     def tags(self, repository: str, *, page_size: int | None = None) -> list[str]:
         """Return all tags of a repository, asked for `page_size` at a time."""
-        return self._pages(f"/v2/{repository}/tags/list", "tags", page_size, Access(repository, ("pull",)))
+        return self._pages(f"/v2/{repository}/tags/list", "tags", page_size, _to(repository, "pull"))
 
-    def _pages(self, path: str, key: str, page_size: int | None, access: Access) -> list[str]:
+    def _pages(self, path: str, key: str, page_size: int | None, access: Scope) -> list[str]:
         found: list[str] = []
         url = path if page_size is None else f"{path}?n={page_size}"
         while url:
-            with self._request("GET", url, access=[access]) as answer:
+            with self._request("GET", url, access=access) as answer:
                 found += json.loads(answer.read())[key] or []
                 link = answer.headers.get("Link", "")
             url = (
@@ -114,7 +118,7 @@ class Client:
             InvalidImage: what came has not the digest that was asked for, or that the registry said it has.
         """
         path, headers = f"/v2/{repository}/manifests/{reference}", {"Accept": ", ".join(accept)}
-        with self._request("GET", path, headers=headers, access=[Access(repository, ("pull",))]) as answer:
+        with self._request("GET", path, headers=headers, access=_to(repository, "pull")) as answer:
             data = answer.read(MANIFEST_SIZE_MAX + 1)
             descriptor = _descriptor(answer, len(data), digest_of(data))
         if len(data) > MANIFEST_SIZE_MAX:
@@ -132,19 +136,19 @@ class Client:
     ) -> Descriptor:
         """Return what a tag or digest means, without fetching it."""
         path, headers = f"/v2/{repository}/manifests/{reference}", {"Accept": ", ".join(accept)}
-        with self._request("HEAD", path, headers=headers, access=[Access(repository, ("pull",))]) as answer:
+        with self._request("HEAD", path, headers=headers, access=_to(repository, "pull")) as answer:
             return _descriptor(answer, int(answer.headers["Content-Length"]), reference)
 
     def put_manifest(self, repository: str, reference: str, data: bytes, media_type: str) -> str:
         """Store a manifest whose parts are there already, and return its digest."""
         path, headers = f"/v2/{repository}/manifests/{reference}", {"Content-Type": media_type}
-        self._ask("PUT", path, headers=headers, body=data, access=[_writing(repository)])
+        self._ask("PUT", path, headers=headers, body=data, access=_to(repository, "pull", "push"))
         return reference if is_digest(reference) else digest_of(data)
 
     def delete_manifest(self, repository: str, reference: str) -> None:
         """Delete a tag, or by its digest a manifest."""
-        access = Access(repository, ("delete",))
-        self._ask("DELETE", f"/v2/{repository}/manifests/{reference}", access=[access])
+        access = _to(repository, "delete")
+        self._ask("DELETE", f"/v2/{repository}/manifests/{reference}", access=access)
 
     def referrers(
         self, repository: str, digest: str, *, artifact_type: str | None = None
@@ -152,7 +156,7 @@ class Client:
         """Return the manifests that name `digest` as their subject: signatures, bills of materials."""
         query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
         path = f"/v2/{repository}/referrers/{digest}{query}"
-        index = json.loads(self._ask("GET", path, access=[Access(repository, ("pull",))]))
+        index = json.loads(self._ask("GET", path, access=_to(repository, "pull")))
         return [Descriptor.from_json(entry) for entry in index["manifests"]]
 
     # Blobs
@@ -160,7 +164,7 @@ class Client:
     def has_blob(self, repository: str, digest: str) -> bool:
         """Whether the repository has the blob, so that it need not be sent."""
         try:
-            self._ask("HEAD", f"/v2/{repository}/blobs/{digest}", access=[Access(repository, ("pull",))])
+            self._ask("HEAD", f"/v2/{repository}/blobs/{digest}", access=_to(repository, "pull"))
         except RegistryError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
@@ -172,7 +176,7 @@ class Client:
         """Open a blob for reading, from byte `offset` on. It is not verified: `Layout.add_blob` does that."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         path = f"/v2/{repository}/blobs/{digest}"
-        with self._request("GET", path, headers=headers, access=[Access(repository, ("pull",))]) as answer:
+        with self._request("GET", path, headers=headers, access=_to(repository, "pull")) as answer:
             if offset and answer.status != HTTPStatus.PARTIAL_CONTENT:
                 raise RegistryError(
                     "UNSUPPORTED", f"{self.url} sends no parts of blobs", status=answer.status
@@ -181,7 +185,7 @@ class Client:
 
     def delete_blob(self, repository: str, digest: str) -> None:
         """Take a blob from a repository."""
-        self._ask("DELETE", f"/v2/{repository}/blobs/{digest}", access=[Access(repository, ("delete",))])
+        self._ask("DELETE", f"/v2/{repository}/blobs/{digest}", access=_to(repository, "delete"))
 
     def mount(self, repository: str, digest: str, from_repository: str) -> bool:
         """Let a repository have a blob of another one; False if the registry would rather be sent it."""
@@ -216,7 +220,7 @@ class Client:
 
     def _begin_upload(self, repository: str, mount: str = "", source: str = "") -> "Upload | None":
         query = f"?{urlencode({'mount': mount, 'from': source})}" if mount else ""
-        access = [_writing(repository), *([Access(source, ("pull",))] if source else [])]
+        access = _to(repository, "pull", "push") + (_to(source, "pull") if source else ())
         with self._request(
             "POST", f"/v2/{repository}/blobs/uploads/{query}", body=b"", access=access
         ) as answer:
@@ -233,7 +237,7 @@ class Client:
         *,
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
-        access: Sequence[Access] = (),
+        access: Scope = (),
     ) -> bytes:
         with self._request(method, url, headers=headers, body=body, access=access) as answer:
             return answer.read()
@@ -246,26 +250,25 @@ class Client:
         *,
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
-        access: Sequence[Access] = (),
+        access: Scope = (),
     ) -> Iterator[http.client.HTTPResponse]:
         """Yield the answer, whose body is unread; connect, log in and follow redirects as need be."""
         url = urljoin(self.url, url)
-        wanted = tuple(access)
-        answer = self._send(method, url, headers, body, self._authorizations.get(wanted))
+        answer = self._send(method, url, headers, body, self._authorizations.get(access))
         if answer.status == HTTPStatus.UNAUTHORIZED and "WWW-Authenticate" in answer.headers:
             said = answer.read()
-            if not self._log_in(Challenge.parse(answer.headers["WWW-Authenticate"]), wanted):
+            if not self._log_in(Challenge.parse(answer.headers["WWW-Authenticate"]), access):
                 raise RegistryError.from_answer(answer.status, said, request=f"{method} {urlsplit(url).path}")
             if body is not None and not isinstance(body, bytes):
                 body.seek(0)
-            answer = self._send(method, url, headers, body, self._authorizations[wanted])
+            answer = self._send(method, url, headers, body, self._authorizations[access])
         for _ in range(_REDIRECTS_MAX):
             if answer.status not in (HTTPStatus.FOUND, HTTPStatus.SEE_OTHER, HTTPStatus.TEMPORARY_REDIRECT):
                 break
             answer.read()
             url = urljoin(url, answer.headers["Location"])
             own = urlsplit(url).netloc == urlsplit(self.url).netloc
-            answer = self._send(method, url, headers, body, self._authorizations.get(wanted) if own else None)
+            answer = self._send(method, url, headers, body, self._authorizations.get(access) if own else None)
         try:
             if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
                 request = f"{method} {urlsplit(url).path}"
@@ -315,7 +318,7 @@ class Client:
             connection.close()  # nothing was asked, so what can be read is its end
         return connection
 
-    def _log_in(self, challenge: Challenge, access: tuple[Access, ...]) -> bool:
+    def _log_in(self, challenge: Challenge, access: Scope) -> bool:
         """Answer a challenge, if we can."""
         basic = basic_header(*self._credentials) if self._credentials else ""
         if challenge.scheme == "Basic":
@@ -343,7 +346,7 @@ class Upload:
         self.location = location
         self.offset = 0  # bytes that have arrived
         self._client = client
-        self._access = [_writing(repository)]
+        self._access = _to(repository, "pull", "push")
 
     def send(self, chunk: bytes) -> None:
         """Send the next bytes.
@@ -392,8 +395,8 @@ def is_loopback(address: str) -> bool:
     return host == "localhost"
 
 
-def _writing(repository: str) -> Access:
-    return Access(repository, ("pull", "push"))
+def _to(repository: str, *actions: str) -> Scope:
+    return (Access(repository, actions),)
 
 
 def _descriptor(answer: http.client.HTTPResponse, size: int, digest: str) -> Descriptor:

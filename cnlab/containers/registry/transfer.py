@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cnlab.containers.descriptor import Descriptor, Platform
-from cnlab.containers.image import Image, open_image
+from cnlab.containers.image import Image
 from cnlab.containers.layout import Layout
 from cnlab.containers.reference import Reference
 from cnlab.containers.registry.client import Client
@@ -125,9 +125,8 @@ def pull(
                 with connection.open_blob(reference.repository, part.digest) as stream:
                     layout.add_blob(stream, part.media_type, expected=part)
             on_blob(part, fate)
-    short = tag or f"{reference.repository}:{reference.tag}".removesuffix(":")
-    layout.tag(short, descriptor)
-    return open_image(layout, short)
+    layout.tag(tag or f"{reference.repository}:{reference.tag}".removesuffix(":"), descriptor)
+    return Image(layout, descriptor)
 
 
 def _choose(layout: Layout, index: Descriptor, platform: Platform, name: str) -> Descriptor:
