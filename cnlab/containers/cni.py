@@ -217,7 +217,9 @@ def _rules(
     published: tuple[nat.Published, ...] = (),
 ) -> nat.Rules:
     masquerade = bool(request.config.get("ipMasq"))
-    return nat.Rules(attachment.key, _bridge(request), subnet, published, masquerade, isolate=False)
+    return nat.Rules(
+        attachment.key, _bridge(request), subnet, published, masquerade=masquerade, isolate=False
+    )
 
 
 def _port_mappings(request: Request) -> Iterator[PortMapping]:

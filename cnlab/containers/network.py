@@ -150,7 +150,7 @@ class Network:
             for attachment in self.attachments.values()
             for mapping in attachment.ports
         )
-        return nat.Rules(self.name, self.bridge, self.subnet, published, self.internal)
+        return nat.Rules(self.name, self.bridge, self.subnet, published, internal=self.internal)
 
     def _load_rules(self, *, replacing: bool = True) -> None:
         self.rules.apply(self.backend, replacing=replacing)
