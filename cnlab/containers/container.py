@@ -6,8 +6,8 @@ Interface::
         web.exec_run("ls /").output
     run(image, "echo hello") == b"hello\n"
 
-No daemon: the container is a child of this Python, and goes with the block. What a method returns has the
-shape that the Docker SDK gives it; where there is more than Docker offers, the docstring says so.
+No daemon: the container is a child of this Python, and goes with the block, or with the thread that entered
+it. What a method returns has the shape that the Docker SDK gives it.
 
 Needs root, on a machine of one's own or in the private kernel. See: `host_config.Options` for all options.
 """
@@ -15,6 +15,7 @@ Needs root, on a machine of one's own or in the private kernel. See: `host_confi
 import atexit
 import contextlib
 import functools
+import os
 import secrets
 import signal as signals
 import tempfile
@@ -255,8 +256,12 @@ class Container:
         """Change the size of its terminal."""
         self._outputs[-1].resize(height, width)
 
-    def stats(self) -> Json:
-        """Return what its control group counts; the Docker SDK's ``stats(stream=False)``."""
+    def stats(self, *, stream: bool = False) -> Json:
+        """Return what its control group counts now; there is no stream of it here."""
+        if stream:
+            raise InvalidValue(
+                "stats(stream=True): there is no stream; call stats() again when you want to know"
+            )
         return inspection.stats(self, runtime.stats(self.id))
 
     def top(self) -> Json:
@@ -293,7 +298,10 @@ class Container:
     def _root_file_system(self, stack: contextlib.ExitStack) -> Path:
         if id_map := self.options.get("id_map"):
             self.bundle.chmod(0o711)  # its root, who is nobody here, must get to its files
-            return unpack(self.image, self.bundle / "rootfs", uid_map=id_map, gid_map=id_map)
+            rootfs = unpack(self.image, self.bundle / "rootfs", uid_map=id_map, gid_map=id_map)
+            for root in (ids.outside for ids in id_map if ids.inside == 0):
+                os.chown(rootfs, root, root)
+            return rootfs
         self.snapshot = stack.enter_context((self._store or _shared_store()).mounted(self.image))
         return self.snapshot.rootfs
 

@@ -208,8 +208,9 @@ def docker_engine() -> Iterator[DockerClient]:
 def load_image(client: DockerClient, layout: Layout, reference: str) -> DockerImage:
     """Give an image of an OCI layout to an engine, under the same name: ``busybox`` is ``busybox:latest``."""
     name = reference if ":" in reference.rpartition("/")[2] else f"{reference}:latest"
+    image = open_image(layout, reference if reference in layout.tags() else name)
     with tempfile.TemporaryFile() as file:
-        archive.save({name: open_image(layout, reference)}, file)
+        archive.save({name: image}, file)
         file.seek(0)
         client.images.load(file)
     return client.images.get(name)
