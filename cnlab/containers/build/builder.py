@@ -272,7 +272,8 @@ class _Builder:
             yield
         except (BuildError, InvalidImage, InvalidValue, OSError) as error:
             where = f"{self.stages.dockerfile.name}:{instruction.line}"
-            said = BuildError(f"{where}: {instruction.text}: {error}")
+            reason = error.strerror if isinstance(error, OSError) and not error.filename else error
+            said = BuildError(f"{where}: {instruction.text}: {reason}")
             for note in getattr(error, "__notes__", ()):
                 said.add_note(note)
             raise said from error

@@ -204,5 +204,5 @@ def make_directories(root: Path, path: str) -> Path:
 def _is_directory(rootfs: Path, path: str) -> bool:
     try:
         return resolve(rootfs, path).is_dir()
-    except FileNotFoundError:
+    except OSError:  # ENOENT, ENOTDIR
         return False
