@@ -65,6 +65,10 @@ class BlobStore:
         """Whether the blob is here."""
         return self.blob_path(digest).exists()
 
+    def digests(self) -> set[str]:
+        """Return the digests of all blobs that are here."""
+        return {f"{path.parent.name}:{path.name}" for path in (self.path / "blobs").glob("*/*")}
+
     def add_blob(
         self,
         content: bytes | BinaryIO | Path,

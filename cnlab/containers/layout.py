@@ -14,7 +14,7 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -208,15 +208,19 @@ class Layout(BlobStore):
         A blob that was added and is not yet tagged, directly or by what points at it, goes too.
         """
         with _locked(self.path):
-            wanted: set[str] = set()
-            for entry in _descriptors(self.index, f"{self.path}/index.json"):
-                self._mark(entry, wanted)
-            blobs = (self.path / "blobs").glob("*/*")
-            unwanted = [path for path in blobs if f"{path.parent.name}:{path.name}" not in wanted]
-            freed = sum(path.stat().st_size for path in unwanted)
-            for path in unwanted:
+            unwanted = self.digests() - self.reachable(descriptor for _, descriptor in self.entries())
+            freed = 0
+            for path in map(self.blob_path, unwanted):
+                freed += path.stat().st_size
                 path.unlink()
             return freed + self.remove_unfinished()
+
+    def reachable(self, starts: Iterable[Descriptor]) -> set[str]:
+        """Return the digests of blobs and of all that they lead to, here or not."""
+        wanted: set[str] = set()
+        for start in starts:
+            self._mark(start, wanted)
+        return wanted
 
     def _mark(self, descriptor: Descriptor, wanted: set[str]) -> None:
         """Add to `wanted` the digests of a blob and of all that it leads to."""
