@@ -43,9 +43,9 @@ def command() -> str:
 
 def features() -> dict[str, Any]:
     """Return what this runtime knows; see runtime-spec, features.md."""
-    from cnlab.containers.runtime import features
+    from cnlab.containers.runtime import known
 
-    return features.features()
+    return known.features()
 
 
 __all__ = [

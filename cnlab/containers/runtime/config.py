@@ -128,6 +128,10 @@ def check(config: Config) -> None:
     for name, hooks in (config.get("hooks") or {}).items():
         for hook in hooks or () if name in HOOKS else ():
             _check_hook(hook, f"hooks.{name}")
+    for name in ("maskedPaths", "readonlyPaths"):
+        for path in linux.get(name) or ():
+            if not path.startswith("/"):
+                raise InvalidConfig(f"linux.{name}: {path!r} is no absolute path")
     _check_unsupported(linux)
     if config.get("process") is not None:
         _check_process(config["process"])
@@ -241,6 +245,9 @@ def _check_unsupported(linux: Config) -> None:
         ("intelRdt", "no resctrl file system is supported"),
         ("netDevices", "let a createRuntime hook move network devices"),
         ("memoryPolicy", "NUMA policies are not supported"),
+        ("mountLabel", "SELinux labels of mounts are not supported"),
     ):
         if linux.get(name):
             raise InvalidConfig(f"linux.{name}: {reason}")
+    if (linux.get("personality") or {}).get("flags"):
+        raise InvalidConfig("linux.personality.flags: there are none that are supported")

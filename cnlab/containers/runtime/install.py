@@ -20,7 +20,7 @@ _SHEBANG_MAX = 127  # bytes; a longer line is cut off before Linux 5.1
 _PROGRAM = """\
 import sys
 sys.path.insert(0, {directory!r})
-from cnlab.containers.runtime.command import run_as_program
+from cnlab.containers.runtime.command_line import run_as_program
 run_as_program()
 """
 

@@ -162,6 +162,8 @@ class Plan:
         last, without it while there still is the right to load one.
         """
         masks = self.capabilities
+        self._set_label("/proc/self/attr/apparmor/exec", "exec ", "apparmorProfile")
+        self._set_label("/proc/self/attr/exec", "", "selinuxLabel")
         _drop_bounding(masks.bounding)
         syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)
         _set_ids(self.user)
@@ -178,6 +180,15 @@ class Plan:
         for bit in range(masks.ambient.bit_length()):
             if masks.ambient >> bit & 1:
                 syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, bit)
+
+    def _set_label(self, path: str, verb: str, name: str) -> None:
+        """Ask a security module for a label from the next execve(2) on."""
+        if label := self.process.get(name):
+            try:
+                with open(path, "w") as file:
+                    file.write(verb + label)
+            except OSError as error:
+                raise OSError(error.errno, f"process.{name}: write({path}): {error.strerror}") from None
 
     def execute(self, program: str) -> NoReturn:
         """Become the program."""

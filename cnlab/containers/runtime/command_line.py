@@ -443,7 +443,7 @@ def _events(options: Options, arguments: list[str], root: str | None, log: Log) 
 
 
 def _features(options: Options, arguments: list[str], root: str | None, log: Log) -> None:
-    from cnlab.containers.runtime.features import features
+    from cnlab.containers.runtime.known import features
 
     _print_json(features())
 
