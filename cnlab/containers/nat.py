@@ -10,6 +10,7 @@ All is in a table, or in chains, of our own; loading and removing are one run of
 See: nft(8), iptables-restore(8), iptables-extensions(8).
 """
 
+import contextlib
 import functools
 import subprocess
 from dataclasses import dataclass
@@ -54,9 +55,16 @@ class Rules:
         """Load the rules; `replacing` those that are loaded under this name already.
 
         Raises:
-            CnlabError: the program said no; the message is what it said.
+            CnlabError: the program said no, and this is what it said; of new rules none is left behind.
         """
-        run(self.loading(backend, replacing=replacing))
+        try:
+            run(self.loading(backend, replacing=replacing))
+        except CnlabError:
+            if backend == "iptables" and not replacing:
+                for table in self._jumps():  # some tables may be loaded: only nftables takes all or nothing
+                    with contextlib.suppress(CnlabError):
+                        run(_iptables_restore(self._iptables_removal(table)))
+            raise
 
     def remove(self, backend: str) -> None:
         """Take the rules away; does nothing if they are not there."""
@@ -133,12 +141,12 @@ class Rules:
                 lines.append("COMMIT")
         return "\n".join(lines) + "\n"
 
-    def _iptables_removal(self) -> str:
+    def _iptables_removal(self, *tables: str) -> str:
         lines = []
-        for table, jumps in self._jumps().items():
+        for table in tables or self._jumps():
             chains = self._chains().get(table, {})
             lines.append(f"*{table}")
-            lines += [f"-D {rule}" for _, rule in jumps]
+            lines += [f"-D {rule}" for _, rule in self._jumps()[table]]
             lines += [f"{verb} {chain}" for verb in ("-F", "-X") for chain in chains]
             lines.append("COMMIT")
         return "\n".join(lines) + "\n"

@@ -305,9 +305,10 @@ def _optional_number(found: dict[int, bytes], kind: int) -> int | None:
 
 
 def _link_name(name: str) -> str:
-    if not 1 <= len(name.encode()) <= 15 or name in (".", "..") or any(c in "/: \t\n" for c in name):
+    # "%d" would be replaced by a number.
+    if not 1 <= len(name.encode()) <= 15 or name in (".", "..") or any(c in "/:% \t\n" for c in name):
         raise InvalidValue(
-            f"{name!r} is no name for a link; expected 1 to 15 bytes without '/', ':' and blanks"
+            f"{name!r} is no name for a link; expected 1 to 15 bytes without '/', ':', '%' and blanks"
         )
     return name
 

@@ -270,7 +270,7 @@ def test_refusal_says_call_object_and_reason(ip, attempt, number, message):
 
 
 @needs_root
-@pytest.mark.parametrize("name", ["", "..", "sixteen-bytes-xx", "a/b", "a b", "a:b"])
+@pytest.mark.parametrize("name", ["", "..", "sixteen-bytes-xx", "a/b", "a b", "a:b", "a%d"])
 def test_name_that_no_link_can_have_is_refused(ip, name):
     """The kernel would say EINVAL, or cut it off."""
     with pytest.raises(InvalidValue, match="no name for a link"):
