@@ -9,6 +9,7 @@ import http.server
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -180,7 +181,9 @@ class _Server(http.server.ThreadingHTTPServer):
         super().server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that went away in the middle of a request."""
+        """Say nothing of a client that went away in the middle of a request, but of all else."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -226,7 +229,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD" and isinstance(answer.body, bytes):
             self.wfile.write(answer.body)
         self.wfile.flush()
-        if self.command != "HEAD" and isinstance(answer.body, Path):
+        if self.command != "HEAD" and isinstance(answer.body, Path) and length:
             with answer.body.open("rb") as file:
                 self.connection.sendfile(file, answer.offset, length)
 

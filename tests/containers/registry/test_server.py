@@ -61,6 +61,15 @@ def test_head_says_what_get_would_and_sends_nothing(connection):
     assert DATA == ask(connection, "GET", f"/v2/app/blobs/{digest}")[1]
 
 
+def test_blob_may_be_empty(connection):
+    """To send nothing by sendfile(2) is no error, but Python's refuses it."""
+    digest = digest_of(b"")
+    ask(connection, "POST", f"/v2/app/blobs/uploads/?digest={digest}", b"")
+    answers = [ask(connection, "GET", f"/v2/app/blobs/{digest}") for _ in range(2)]
+
+    assert [(200, b"")] * 2 == [(answer.status, body) for answer, body in answers]
+
+
 @pytest.mark.parametrize(
     "path", ["/v2/%2e%2e/%2e%2e/etc/tags/list", "/v2/../../../etc/passwd", "/v2/a%00b/tags/list"]
 )
