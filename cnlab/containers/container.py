@@ -35,6 +35,7 @@ from cnlab.containers.snapshot import Snapshot, SnapshotStore, temporary_store
 from cnlab.errors import CnlabError, InvalidValue, MissingFeature
 from cnlab.linux import cgroups
 
+_KILL_TIMEOUT_S = 10.0
 _KINDS = {"modify": 0, "add": 1, "delete": 2}  # what the Docker Engine API calls a change
 _by_name: dict[str, "Container"] = {}  # those that exist now
 
@@ -173,8 +174,10 @@ class Container:
         return {"StatusCode": exit_status(code)}
 
     def kill(self, signal: int | str = "SIGKILL") -> None:
-        """Send a signal to its process 1."""
+        """Send a signal to its process 1; SIGKILL is waited for, unless the container is paused."""
         runtime.kill(self.id, signal)
+        if signal in (signals.SIGKILL, "SIGKILL", "KILL") and self.status != "paused":
+            self.wait(timeout=_KILL_TIMEOUT_S)
 
     def stop(self, *, timeout: float = 10) -> None:
         """Ask it to end by its stop signal, and kill it after `timeout` seconds."""
@@ -184,7 +187,6 @@ class Container:
             self.wait(timeout=timeout)
         except TimeoutError:
             self.kill()
-            self.wait()
 
     def restart(self, *, timeout: float = 10) -> None:
         """Stop it and start its command anew with the same files."""
@@ -271,6 +273,7 @@ class Container:
     def diff(self) -> list[Json]:
         """Return what it has changed in its files: 0 is modified, 1 added, 2 deleted."""
         snapshot = self._require_snapshot("diff")
+        assert snapshot.upper is not None, "a container's snapshot is writable"
         changes = upper_changes(snapshot.upper, lowers=snapshot.lowers)
         return [{"Path": f"/{change.path}", "Kind": _KINDS[change.kind]} for change in changes]
 

@@ -285,6 +285,8 @@ def config(
         files: what of the host it shall see beside its volumes: path inside to path here.
         pid_of: process 1 of the container of a name.
     """
+    hostname = None if options.get("uts_mode") else options.get("hostname") or container_id[:12]
+    environment = [f"HOSTNAME={hostname}"] * bool(hostname) + variables(options.get("environment") or ())
     is_privileged = bool(options.get("privileged"))
     nodes = devices(options)
     allowed = [
@@ -294,10 +296,10 @@ def config(
     made = bundle.config_for(
         image_config,
         args=args,
-        env=variables(options.get("environment") or ()),
+        env=environment,
         cwd=options.get("working_dir"),
         user=str(options["user"]) if "user" in options else None,
-        hostname=None if options.get("uts_mode") else options.get("hostname") or container_id[:12],
+        hostname=hostname,
         domainname=options.get("domainname"),
         terminal=bool(options.get("tty")),
         readonly=bool(options.get("read_only")),
@@ -316,6 +318,7 @@ def config(
         sysctl=options.get("sysctls"),
         oom_score_adj=options.get("oom_score_adj"),
     )
+    made["process"]["user"] = with_own_group(made["process"]["user"])
     linux = made["linux"]
     linux["devices"] = [{key: value for key, value in node.items() if key != "access"} for node in nodes]
     if id_map := options.get("id_map"):
@@ -323,6 +326,14 @@ def config(
     if is_privileged:
         linux |= {"maskedPaths": [], "readonlyPaths": []}
     return made
+
+
+def with_own_group(user: Json) -> Json:
+    """Return a ``process.user`` whose group is one of its additional ones too.
+
+    Where it is not, a file's entry for "others" may give what that for its group withholds: CVE-2022-36109.
+    """
+    return {**user, "additionalGids": sorted({user["gid"], *user.get("additionalGids", ())})}
 
 
 def exec_process(
@@ -340,7 +351,7 @@ def exec_process(
     if cwd is not None:
         given["cwd"] = cwd
     if user is not None:
-        given["user"] = user
+        given["user"] = with_own_group(user)
     if privileged:
         sets = ("bounding", "effective", "permitted")
         given["capabilities"] = {name: list(capability_names.NAMES) for name in sets}

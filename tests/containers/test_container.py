@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from cnlab.containers.container import Container, ContainerError, find, run
 from cnlab.containers.image import Image
 from cnlab.containers.layout import Layout
 from cnlab.containers.network import Network
+from cnlab.containers.snapshot import SnapshotStore
 from cnlab.errors import InvalidValue, MissingFeature
 from cnlab.linux.idmaps import IdMap
 from cnlab.linux.mounts import read_mountinfo
@@ -40,18 +42,19 @@ def sleeper(image: Image) -> Iterator[Container]:
         yield container
 
 
-def traces() -> dict[str, object]:
-    """What containers would leave on this machine if they left anything."""
-    groups = [str(path) for path in Path("/sys/fs/cgroup").glob("**/cnlab/*")]
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return {
-        "mounts": sorted(mount.mount_point for mount in read_mountinfo()),
-        "cgroups": groups,
-        "children": children,
-        "temporary": sorted(path.name for path in Path("/tmp").glob("cnlab-container-*")),
-        "states": sorted(os.listdir("/run/cnlab")) if os.path.isdir("/run/cnlab") else [],
-        "descriptors": len(os.listdir("/proc/self/fd")),
-    }
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the containers of this test have all their files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def left_of(container: Container, place: Path) -> list[str]:
+    """What is there of a container that should be gone."""
+    mounts = [mount.mount_point for mount in read_mountinfo() if mount.mount_point.startswith(str(place))]
+    groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/cnlab/{container.id}")]
+    states = [str(path) for path in Path("/run").glob(f"**/{container.id}")]
+    return [*mounts, *groups, *states, *map(str, place.glob("cnlab-container-*"))]
 
 
 def test_run_returns_what_the_command_said(image):
@@ -89,28 +92,26 @@ def test_environment_directory_and_user_are_as_told(image):
     assert said.split() == [b"green", b"/etc", b"1000", b"1001"]
 
 
-def test_program_that_is_not_in_the_image_is_an_error_and_leaves_nothing(image):
-    run(image, ["true"])  # the store and what else is made once
-    before = traces()
-    with pytest.raises(FileNotFoundError, match="nonesuch"), Container(image, ["nonesuch"]):
+def test_program_that_is_not_in_the_image_is_an_error_and_leaves_nothing(image, place):
+    container = Container(image, ["nonesuch"], store=SnapshotStore(place / "store"))
+    descriptors = os.listdir("/proc/self/fd")
+    with pytest.raises(FileNotFoundError, match="nonesuch"), container:
         pass
 
-    assert traces() == before
+    assert left_of(container, place) == []
+    assert os.listdir("/proc/self/fd") == descriptors
 
 
-def test_block_that_fails_leaves_nothing(image):
+def test_block_that_fails_leaves_nothing(image, place):
     """Half of all first attempts end so."""
-    run(image, ["true"])
-    before = traces()
-    with (
-        contextlib.suppress(ZeroDivisionError),
-        Container(image, ["sleep", "1000"], tmpfs={"/run": ""}) as container,
-    ):
-        pid = container.pid
+    container = Container(image, ["sleep", "1000"], tmpfs={"/run": ""}, store=SnapshotStore(place / "store"))
+    with contextlib.suppress(ZeroDivisionError), container:
+        there, pid = left_of(container, place), container.pid
         container.exec_run(["touch", "/made"])
         raise ZeroDivisionError
 
-    assert traces() == before
+    assert len(there) > 3
+    assert left_of(container, place) == []
     assert not Path(f"/proc/{pid}").exists()
 
 

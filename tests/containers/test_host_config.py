@@ -123,7 +123,7 @@ def test_process_beside_is_like_the_containers_own_but_for_what_is_given():
         "args": ["ls"],
         "cwd": "/srv",
         "env": ["A=1", "B=2"],
-        "user": {"uid": 5, "gid": 5},
+        "user": {"uid": 5, "gid": 5, "additionalGids": [5]},
         "terminal": False,
     }
 
