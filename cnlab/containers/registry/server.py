@@ -6,28 +6,24 @@ certificate there, or can be told so.
 
 import contextlib
 import http.server
-import json
 import os
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
 from email.message import Message
-from hmac import compare_digest
 from http import HTTPStatus
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from cnlab.containers.registry.endpoints import Answer, Endpoints, Request, needed_access, refusal
+from cnlab.containers.registry.endpoints import Answer, Endpoints, Request, refusal
 from cnlab.containers.registry.errors import RegistryError
 from cnlab.containers.registry.exchange import Exchange
+from cnlab.containers.registry.gate import SCHEMES, Gate
 from cnlab.containers.registry.storage import Storage
-from cnlab.containers.registry.tokens import LIFETIME_S, Access, Challenge, TokenIssuer, basic_credentials
 from cnlab.errors import InvalidValue
 
 _PIECE = 1 << 16
@@ -54,16 +50,14 @@ class Registry:
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        if scheme not in ("Bearer", "Basic"):
-            raise InvalidValue(f"Registry(scheme={scheme!r}): expected 'Bearer' or 'Basic'")
+        if scheme not in SCHEMES:
+            raise InvalidValue(f"Registry(scheme={scheme!r}): expected {' or '.join(map(repr, SCHEMES))}")
         self.storage = Storage(directory)
         self.exchanges: list[Exchange] = []
         self._endpoints = Endpoints(self.storage)
-        self._users = users
-        self._scheme = scheme
-        self._issuer = TokenIssuer()
-        self._server = _Server((host, port), _Handler)
+        self._server = _listen(host, port)
         self._server.registry = self
+        self._gate = Gate(self.address, users, scheme) if users is not None else None
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def __enter__(self) -> "Registry":
@@ -84,75 +78,18 @@ class Registry:
     def answer(self, request: Request) -> Answer:
         """Answer a request, refusals included."""
         try:
-            if request.path == "/token" and self._users is not None:
-                return self._token(request)
-            if self._users is None:
-                return self._endpoints.answer(request)
-            granted = self._granted(request)
-            needed = needed_access(request)
-            if granted is None or (needed and not _covers(granted, needed)):
-                return self._challenge(needed, is_known=granted is not None)
-            return self._endpoints.answer(_without_foreign_mount(request, granted))
+            if self._gate is not None:
+                return self._gate.answer(request, self._endpoints.answer)
+            return self._endpoints.answer(request)
         except RegistryError as error:
             return refusal(error)
 
-    def _granted(self, request: Request) -> list[Access] | None:
-        """Return what the client may do; None: it has not said who it is."""
-        header = request.headers.get("authorization", "")
-        if self._scheme == "Basic":
-            return [_EVERYTHING] if self._knows(basic_credentials(header)) else None
-        scheme, _, token = header.partition(" ")
-        return self._issuer.allowed(token) if scheme.lower() == "bearer" else None
 
-    def _knows(self, credentials: tuple[str, str] | None) -> bool:
-        if credentials is None or self._users is None:
-            return False
-        expected = self._users.get(credentials[0])
-        return expected is not None and compare_digest(expected.encode(), credentials[1].encode())
-
-    def _challenge(self, needed: Access | None, *, is_known: bool) -> Answer:
-        if self._scheme == "Basic":
-            challenge = Challenge("Basic", {"realm": self.address})
-        else:
-            parameters = {"realm": f"http://{self.address}/token", "service": self.address}
-            if needed:
-                parameters["scope"] = str(needed)
-            if is_known:
-                parameters["error"] = "insufficient_scope"
-            challenge = Challenge("Bearer", parameters)
-        answer = refusal(RegistryError("UNAUTHORIZED", f"log in to {needed or self.address}"))
-        return Answer(answer.status, {**answer.headers, "WWW-Authenticate": str(challenge)}, answer.body)
-
-    def _token(self, request: Request) -> Answer:
-        """Give out a token: to a user for what is asked, to others one that allows nothing."""
-        credentials = basic_credentials(request.headers.get("authorization", ""))
-        if credentials is not None and not self._knows(credentials):
-            raise RegistryError("UNAUTHORIZED", f"wrong user or password: {credentials[0]}")
-        scopes = request.query.get("scope", "").split() if credentials else []
-        token = self._issuer.issue(credentials[0] if credentials else "", map(Access.parse, scopes))
-        issued = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        body = {"token": token, "access_token": token, "expires_in": LIFETIME_S, "issued_at": issued}
-        return Answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
-
-
-class _Everything(Access):
-    def covers(self, needed: Access) -> bool:
-        return True
-
-
-_EVERYTHING = _Everything("", ("*",))
-
-
-def _without_foreign_mount(request: Request, granted: list[Access]) -> Request:
-    """Forget that a blob is to be mounted from a repository that the client may not read."""
-    source = request.query.get("from")
-    if source is None or _covers(granted, Access(source, ("pull",))):
-        return request
-    return replace(request, query={name: value for name, value in request.query.items() if name != "from"})
-
-
-def _covers(granted: list[Access], needed: Access) -> bool:
-    return any(access.covers(needed) for access in granted)
+def _listen(host: str, port: int) -> "_Server":
+    try:
+        return _Server((host, port), _Handler)
+    except OSError as error:
+        raise OSError(error.errno, f"bind({host}:{port}): {error.strerror}") from None
 
 
 class _Server(http.server.ThreadingHTTPServer):

@@ -99,14 +99,14 @@ class TokenIssuer:
         signed = f"{_encode({'alg': 'HS256', 'typ': 'JWT'})}.{_encode(claims)}"
         return f"{signed}.{self._signature(signed)}"
 
-    def allowed(self, token: str) -> list[Access]:
-        """Return what a token allows: nothing, if it is not ours, was changed, or is too old."""
+    def allowed(self, token: str) -> list[Access] | None:
+        """Return what a token allows; None: it is not ours, was changed, or is too old."""
         signed, _, signature = token.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._signature(signed).encode()):
-            return []
+            return None
         claims = json.loads(_decode(signed.partition(".")[2]))
         if claims["exp"] <= self._now():
-            return []
+            return None
         return [Access(item["name"], tuple(item["actions"]), item["type"]) for item in claims["access"]]
 
     def _signature(self, signed: str) -> str:

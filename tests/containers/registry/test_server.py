@@ -155,6 +155,27 @@ def test_user_may_push_and_stranger_may_not_even_look(tmp_path, scheme):
                 assert 401 == caught.value.status
 
 
+@pytest.mark.parametrize(
+    "token", ["", "Bearer", "Bearer x.y.z", "Bearer " + "a" * 5000, "Basic YW5uOnNlY3JldA=="]
+)
+def test_invented_token_opens_nothing(tmp_path, token):
+    """Not even the question whether one is logged in."""
+    with Registry(tmp_path, users=dict([ANN])) as registry:
+        connection = http.client.HTTPConnection(registry.address, timeout=10)
+        answers = [ask(connection, "GET", path, Authorization=token)[0] for path in ("/v2/", "/v2/_catalog")]
+        connection.close()
+
+    assert [401, 401] == [answer.status for answer in answers]
+
+
+def test_taken_port_is_named(registry, tmp_path):
+    """Two registries, one port: the second one says which."""
+    port = int(registry.address.rpartition(":")[2])
+
+    with pytest.raises(OSError, match=rf"bind\(127\.0\.0\.1:{port}\): Address already in use"):
+        Registry(tmp_path / "second", port=port)
+
+
 def test_token_for_reading_does_not_let_write(tmp_path):
     """A machine that only runs images is given no more than it needs."""
     with Registry(tmp_path, users=dict([ANN])) as registry:
