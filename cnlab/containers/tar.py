@@ -28,7 +28,6 @@ FILE, LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = (bytes([c]) for c in 
 XATTR = b"SCHILY.xattr."
 
 _FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
-_CHECKSUM_AT = slice(148, 156)
 SPARSE = b"S"
 _FILES = (FILE, SPARSE)
 _KNOWN = (*_FILES, LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO)
@@ -124,8 +123,6 @@ class TarReader:
 
     def _meta(self, member: Member) -> bytes:
         """Return the bytes of a member that describes the next one."""
-        if member.stored > _MAX_META_BYTES:
-            raise InvalidImage(f"layer: a header of {member.stored} bytes; {_MAX_META_BYTES} are allowed")
         self._begin(member.stored)
         return b"".join(self.read(member.stored))
 
@@ -143,8 +140,8 @@ class TarReader:
             meta_bytes += member.stored + BLOCK
             if member.type in _KNOWN:
                 break
-            if meta_bytes > 2 * _MAX_META_BYTES:
-                raise InvalidImage(f"layer: more than {2 * _MAX_META_BYTES} bytes of headers for one member")
+            if max(member.stored, meta_bytes // 4) > _MAX_META_BYTES:
+                raise InvalidImage(f"layer: a header of {meta_bytes} bytes; {_MAX_META_BYTES} are allowed")
             if member.type == _PAX:
                 found, sparse_map = _parse_pax(self._meta(member))
                 records |= found
@@ -222,7 +219,7 @@ def _parse_header(block: bytes) -> Member:
     (name, mode, uid, gid, size, mtime, checksum, kind, target, magic, _, _, major, minor, prefix) = (
         _FIELDS.unpack(block)
     )
-    if _number(checksum) != sum(block) - sum(block[_CHECKSUM_AT]) + 8 * ord(" "):
+    if checksum.strip(b" \0").lstrip(b"0") != b"%o" % (sum(block) - sum(checksum) + 8 * ord(" ")):
         raise InvalidImage("layer: no tar archive, or a damaged one: the checksum of a header is wrong")
     name = name.partition(b"\0")[0]
     if magic == b"ustar\x0000" and prefix[0]:  # GNU's magic has blanks, and other things in that place
@@ -351,16 +348,31 @@ def padding(size: int) -> bytes:
 def _records_for(member: Member) -> dict[bytes, bytes]:
     """Return what a plain header cannot say: long names, names beyond ASCII, large numbers, attributes."""
     records = {XATTR + name: value for name, value in member.xattrs.items()}
-    if _split(member.name) is None or not member.name.isascii():
+    if _split(member.name) is None or _is_foreign(member.name):
         records[b"path"] = member.name
-    if len(member.target) > 100 or not member.target.isascii():
+    if len(member.target) > 100 or _is_foreign(member.target):
         records[b"linkpath"] = member.target
+    if any(_is_binary(records[key]) for key in (b"path", b"linkpath") if key in records):
+        records[b"hdrcharset"] = b"BINARY"  # else they would have to be UTF-8
     for key, value, digits in (("uid", member.uid, 7), ("gid", member.gid, 7), ("size", member.size, 11)):
         if value >= 8**digits:
             records[key.encode()] = b"%d" % value
     if not 0 <= member.mtime_ns < 8**11 * _NS:
         records[b"mtime"] = b"%d" % (member.mtime_ns // _NS)
     return records
+
+
+def _is_foreign(name: bytes) -> bool:
+    """Whether a name is text beyond ASCII, which a plain header has no encoding for."""
+    return not name.isascii() and not _is_binary(name)
+
+
+def _is_binary(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _pax_record(key: bytes, value: bytes) -> bytes:
