@@ -62,6 +62,10 @@ ARCHITECTURES = {
 }
 """The ABIs that we have numbers for, and their ``AUDIT_ARCH_…``."""
 
+_OTHER_ARCHITECTURES = (
+    *("ARM", "MIPS", "MIPS64", "MIPS64N32", "MIPSEL", "MIPSEL64", "MIPSEL64N32", "PPC", "PPC64", "PPC64LE"),
+    *("S390", "S390X", "PARISC", "PARISC64", "RISCV64", "LOONGARCH64", "M68K", "SH", "SHEB"),
+)
 _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64", "i686": "SCMP_ARCH_X86"}
 _WITH_ERRNO = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
 _PERMISSIVE = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
@@ -161,8 +165,10 @@ def load(program: bytes, flags: int = 0) -> int | None:
 
 def _check(profile: dict[str, Any]) -> None:
     for name in profile.get("architectures") or ():
-        if not str(name).startswith("SCMP_ARCH_"):
+        if name not in ARCHITECTURES and str(name).removeprefix("SCMP_ARCH_") not in _OTHER_ARCHITECTURES:
             raise InvalidValue(f"linux.seccomp.architectures has {name!r}; expected e.g. SCMP_ARCH_X86_64")
+    if not all(rule.get("names") for rule in profile.get("syscalls") or ()):
+        raise InvalidValue("linux.seccomp.syscalls has an entry without names; expected one or more")
     if profile.get("defaultAction") == "SCMP_ACT_NOTIFY":
         raise InvalidValue(
             "linux.seccomp.defaultAction may not be SCMP_ACT_NOTIFY: nobody could send the listener"

@@ -228,6 +228,7 @@ def test_unknown_names_of_calls_are_passed_over():
             "linux.seccomp.syscalls.action is 'SCMP_ACT_NO'",
         ),
         (profile("SCMP_ACT_ALLOW", architectures=["x86"]), "architectures has 'x86'; expected e.g."),
+        (profile("SCMP_ACT_ALLOW", entry("SCMP_ACT_KILL")), "syscalls has an entry without names"),
         (
             profile("SCMP_ACT_ALLOW", entry("SCMP_ACT_KILL", "read", errnoRet=5)),
             "SCMP_ACT_KILL carries no errno",
