@@ -161,7 +161,8 @@ def _require_config(request: Request) -> None:
         raise CniError(
             INVALID_CONFIG, f"the network's name {request.network!r} has characters that no name has"
         )
-    if request.command != "STATUS" and not isinstance(config.get("ipam", {}).get("type"), str):
+    ipam = config.get("ipam")
+    if request.command != "STATUS" and not (isinstance(ipam, dict) and isinstance(ipam.get("type"), str)):
         raise CniError(INVALID_CONFIG, "the configuration has no ipam.type: who gives out the addresses?")
 
 
