@@ -4,7 +4,7 @@ Interface: `create` makes the container of a bundle, `start` lets it run its pro
 signal, `delete` takes it away; `state` tells how far it is. The command ``cnlab-runtime`` calls the same
 functions, with runc's command line.
 
-Where to begin reading: `operations.create`, then `init`, which is the container's own side of it.
+Where to begin reading: `creation.create`, then `init`, which is the container's own side of it.
 
 See: https://github.com/opencontainers/runtime-spec; runc(8).
 """
@@ -12,9 +12,9 @@ See: https://github.com/opencontainers/runtime-spec; runc(8).
 from __future__ import annotations
 
 from cnlab.containers.runtime.additional import exec_ as exec
+from cnlab.containers.runtime.creation import create
 from cnlab.containers.runtime.operations import (
     containers,
-    create,
     delete,
     kill,
     pause,

@@ -10,11 +10,11 @@ import os
 from cnlab.containers.runtime import birth, terminal
 from cnlab.containers.runtime.birth import Channel
 from cnlab.containers.runtime.config import check_process
+from cnlab.containers.runtime.creation import warn
 from cnlab.containers.runtime.errors import WrongStatus
 from cnlab.containers.runtime.namespaces import NamespacesOf
-from cnlab.containers.runtime.operations import set_oom_score, warn, write_pid_file
-from cnlab.containers.runtime.process import Plan
-from cnlab.containers.runtime.store import Record
+from cnlab.containers.runtime.process import Plan, set_oom_score
+from cnlab.containers.runtime.store import Record, write_pid_file
 from cnlab.containers.runtime.waiting import Process
 from cnlab.linux import syscalls
 
@@ -22,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
+
+    from cnlab.containers.runtime.cgroups import Cgroups
 
 
 def exec_(
@@ -91,7 +93,7 @@ class _Newcomer:
         self.process = process
         self.stdio = stdio
         self.preserved = range(3, 3 + preserve_fds)
-        self.channel = Channel()
+        self.channel: Channel | None = None
         self.console = terminal.connect(console_socket) if console_socket is not None else None
         self.init_fd = syscalls.pidfd_open(record.pid)
         self.root = os.open(f"/proc/{record.pid}/root", os.O_PATH | os.O_CLOEXEC)
@@ -100,7 +102,8 @@ class _Newcomer:
 
     def close(self) -> None:
         """Let go of what only the start needed."""
-        self.channel.close()
+        if self.channel is not None:
+            self.channel.close()
         for fd in (self.console, self.init_fd, self.root):
             if fd is not None:
                 os.close(fd)
@@ -115,24 +118,23 @@ class _Newcomer:
             in_user_namespace=self.spaces.has_user,
             warn=warn,
         )
-        birth_fd = cgroups.birth_fd()
+        return birth.again_if_hung(lambda: self._clone(cgroups))
+
+    def _clone(self, cgroups: Cgroups) -> Process:
+        channel = self.channel = Channel()
+        process: Process | None = None
         try:
-            pid, pidfd = birth.bear(
-                self._live, self.channel, self.spaces, birth_fd=birth_fd, enter_cgroup=cgroups.enter
-            )
-        finally:
-            if birth_fd is not None:
-                os.close(birth_fd)
-        started = Process(pid, pidfd)
-        try:
-            if self.process.get("oomScoreAdj") is not None:
-                set_oom_score(pid, self.process["oomScoreAdj"])
-            self.channel.go()
-            self.channel.hear_nothing()
+            process = Process(*birth.bear(self._live, channel, self.spaces, cgroups))
+            if (score := self.process.get("oomScoreAdj")) is not None:
+                set_oom_score(process.pid, score)
+            channel.go()
+            channel.hear_nothing()
         except BaseException:
-            started.close()
+            channel.close()
+            if process is not None:
+                process.close()
             raise
-        return started
+        return process
 
     def _live(self, channel: Channel) -> NoReturn:
         assert self.plan is not None

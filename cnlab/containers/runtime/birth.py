@@ -13,12 +13,17 @@ import gc
 import os
 
 from cnlab.containers.runtime import documents
+from cnlab.containers.runtime.waiting import has_ended
 from cnlab.linux import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Any, NoReturn, Protocol
+    from typing import Any, NoReturn, Protocol, TypeVar
+
+    from cnlab.containers.runtime.cgroups import Cgroups
+
+    T = TypeVar("T")
 
     class Plan(Protocol):
         """Which namespaces the child is to be in."""
@@ -35,6 +40,9 @@ if TYPE_CHECKING:
             """Enter namespaces that exist."""
 
 
+_CLEAR = syscalls.CLONE_CLEAR_SIGHAND
+_PATIENCE_S = 10.0
+_ATTEMPTS = 3
 _MESSAGE_MAX = 4000  # bytes; a pipe takes up to 4096 in one piece
 
 
@@ -75,7 +83,7 @@ class Channel:
             OSError, CnlabError: what went wrong in the child.
             ChildProcessError: it ended before it could say `what`.
         """
-        text = os.read(self._read_end, 65536)
+        text = self._read()
         if not text:
             raise ChildProcessError(f"the container's process ended before it was {what}")
         message: dict[str, Any] = documents.parse(text.decode())
@@ -89,8 +97,13 @@ class Channel:
         Raises:
             OSError, CnlabError: what went wrong instead.
         """
-        if text := os.read(self._read_end, 65536):
+        if text := self._read():
             raise error_in(text)
+
+    def _read(self) -> bytes:
+        if len(os.listdir("/proc/self/task")) > 1 and not has_ended(self._read_end, _PATIENCE_S):
+            raise TimeoutError(f"the container's process has said nothing for {_PATIENCE_S:g} s")
+        return os.read(self._read_end, 65536)
 
     # The child's side
 
@@ -148,36 +161,45 @@ def _rebuilt(message: dict[str, Any]) -> Exception:
     return rebuilt
 
 
+def again_if_hung(attempt: Callable[[], T]) -> T:
+    """Call `attempt`, and again where its child has said nothing for long.
+
+    A clone beside busy threads, such as a notebook's, may have copied a lock that one of them held. Its
+    program has not begun, so nothing is done twice.
+    """
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        try:
+            return attempt()
+        except TimeoutError:
+            if not attempts_left:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
 def bear(
-    life: Callable[[Channel], NoReturn],
-    channel: Channel,
-    namespaces: Plan,
-    *,
-    birth_fd: int | None,
-    enter_cgroup: Callable[[int], None],
+    life: Callable[[Channel], NoReturn], channel: Channel, namespaces: Plan, cgroups: Cgroups
 ) -> tuple[int, int]:
     """Clone the child that runs `life` and return its pid and pidfd; it is a child of the caller.
 
     Where namespaces are to be entered, a stage enters them and clones the child as its own sibling
     (``CLONE_PARENT``): a process that enters a pid namespace is not in it, only its children are.
     """
-    flags = syscalls.CLONE_CLEAR_SIGHAND
-    if not namespaces.needs_a_stage:
-        pid, pidfd = syscalls.clone3(flags | namespaces.at_birth, cgroup_fd=birth_fd)
-        if pid == 0:
-            _run(life, channel)
-        channel.leave_to_child()
-        if birth_fd is None:
-            enter_cgroup(pid)
-        return pid, pidfd
-    stage, stage_fd = syscalls.clone3(flags, cgroup_fd=birth_fd)
-    if stage == 0:
-        _run(lambda channel: _stage(life, channel, namespaces), channel)
+    birth_fd = cgroups.birth_fd()
+    try:
+        if not namespaces.needs_a_stage:
+            pid, pidfd = syscalls.clone3(_CLEAR | namespaces.at_birth, cgroup_fd=birth_fd)
+            if pid == 0:
+                _run(lambda: _enter_and_live(life, channel, cgroups, birth_fd), channel)
+            channel.leave_to_child()
+            return pid, pidfd
+        stage, stage_fd = syscalls.clone3(_CLEAR, cgroup_fd=birth_fd)
+        if stage == 0:
+            _run(lambda: _stage(life, channel, namespaces, cgroups, birth_fd), channel)
+    finally:
+        if birth_fd is not None:
+            os.close(birth_fd)
     channel.leave_to_child()
     try:
-        if birth_fd is None:
-            enter_cgroup(stage)
-        channel.go()
         pid = channel.hear("born")["pid"]
         return pid, syscalls.pidfd_open(pid)
     finally:
@@ -185,21 +207,35 @@ def bear(
         os.close(stage_fd)
 
 
-def _stage(life: Callable[[Channel], NoReturn], channel: Channel, namespaces: Plan) -> NoReturn:
-    channel.wait_for_go()
+def _enter_and_live(
+    life: Callable[[Channel], NoReturn], channel: Channel, cgroups: Cgroups, birth_fd: int | None
+) -> NoReturn:
+    if birth_fd is None:
+        cgroups.enter_self()
+    life(channel)
+
+
+def _stage(
+    life: Callable[[Channel], NoReturn],
+    channel: Channel,
+    namespaces: Plan,
+    cgroups: Cgroups,
+    birth_fd: int | None,
+) -> NoReturn:
+    if birth_fd is None:
+        cgroups.enter_self()
     namespaces.enter()
-    flags = syscalls.CLONE_CLEAR_SIGHAND | syscalls.CLONE_PARENT
-    pid, _ = syscalls.clone3(flags | namespaces.at_birth)
+    pid, _ = syscalls.clone3(_CLEAR | syscalls.CLONE_PARENT | namespaces.at_birth)
     if pid == 0:
-        _run(life, channel)
+        _run(lambda: life(channel), channel)
     channel.tell(pid=pid)
     os._exit(0)
 
 
-def _run(life: Callable[[Channel], NoReturn], channel: Channel) -> NoReturn:
+def _run(life: Callable[[], NoReturn], channel: Channel) -> NoReturn:
     try:
         gc.disable()  # a collection would touch all of the parent's memory, and so copy it
-        life(channel)
+        life()
     except BaseException as error:
         channel.tell_error(error)
     os._exit(1)

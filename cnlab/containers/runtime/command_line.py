@@ -13,146 +13,13 @@ import os
 import sys
 
 from cnlab.containers.runtime import documents
-from cnlab.errors import CnlabError, InvalidValue
+from cnlab.containers.runtime.options import GLOBAL, OF_COMMAND, Options, UsageError
+from cnlab.errors import CnlabError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
-
-_FLAG, _VALUE, _MANY = range(3)
-_GLOBAL = {
-    "--root": _VALUE,
-    "--log": _VALUE,
-    "--log-format": _VALUE,
-    "--criu": _VALUE,
-    "--rootless": _VALUE,
-    "--debug": _FLAG,
-    "--systemd-cgroup": _FLAG,
-    "--help": _FLAG,
-    "--version": _FLAG,
-}
-_CREATE = {
-    "--bundle": _VALUE,
-    "--console-socket": _VALUE,
-    "--pid-file": _VALUE,
-    "--preserve-fds": _VALUE,
-    "--no-pivot": _FLAG,
-    "--no-new-keyring": _FLAG,
-}
-_OPTIONS: dict[str, dict[str, int]] = {
-    "create": _CREATE,
-    "delete": {"--force": _FLAG},
-    "events": {"--stats": _FLAG, "--interval": _VALUE},
-    "exec": {
-        "--process": _VALUE,
-        "--console-socket": _VALUE,
-        "--pid-file": _VALUE,
-        "--cwd": _VALUE,
-        "--user": _VALUE,
-        "--env": _MANY,
-        "--cap": _MANY,
-        "--additional-gids": _MANY,
-        "--preserve-fds": _VALUE,
-        "--tty": _FLAG,
-        "--detach": _FLAG,
-        "--no-new-privs": _FLAG,
-        "--ignore-paused": _FLAG,
-        "--apparmor": _VALUE,
-        "--process-label": _VALUE,
-        "--cgroup": _VALUE,
-    },
-    "features": {},
-    "kill": {"--all": _FLAG},
-    "list": {"--format": _VALUE, "--quiet": _FLAG},
-    "pause": {},
-    "ps": {"--format": _VALUE},
-    "resume": {},
-    "run": _CREATE | {"--detach": _FLAG, "--keep": _FLAG, "--no-subreaper": _FLAG},
-    "spec": {"--bundle": _VALUE, "--rootless": _FLAG},
-    "start": {},
-    "state": {},
-    "update": {
-        "--resources": _VALUE,
-        "--blkio-weight": _VALUE,
-        "--cpu-period": _VALUE,
-        "--cpu-quota": _VALUE,
-        "--cpu-share": _VALUE,
-        "--cpuset-cpus": _VALUE,
-        "--cpuset-mems": _VALUE,
-        "--memory": _VALUE,
-        "--memory-reservation": _VALUE,
-        "--memory-swap": _VALUE,
-        "--pids-limit": _VALUE,
-    },
-}
-_SHORT = {
-    "-a": "--all",
-    "-b": "--bundle",
-    "-d": "--detach",
-    "-e": "--env",
-    "-f": "--force",
-    "-g": "--additional-gids",
-    "-h": "--help",
-    "-p": "--process",
-    "-q": "--quiet",
-    "-r": "--resources",
-    "-t": "--tty",
-    "-u": "--user",
-    "-v": "--version",
-}
-_OTHER_SHORT = {("list", "-f"): "--format", ("ps", "-f"): "--format", ("exec", "-c"): "--cap"}
-
-
-class UsageError(InvalidValue):
-    """The command line is not one of runc's."""
-
-
-class Options:
-    """Options of the command line, by their long names without hyphens: None, True, a text or several."""
-
-    def __init__(self, known: dict[str, int]) -> None:
-        self._known = known
-        self._given: dict[str, Any] = {}
-
-    def take(self, arguments: list[str], command: str) -> None:
-        """Take options from the front of `arguments`, up to the first word that is none."""
-        while arguments and arguments[0].startswith("-") and arguments[0] != "-":
-            name, has_value, value = arguments.pop(0).partition("=")
-            if name == "--":
-                return
-            name = "--" + name.lstrip("-") if len(name) > 2 else name
-            name = _OTHER_SHORT.get((command, name)) or _SHORT.get(name, name)
-            if name not in self._known:
-                raise UsageError(
-                    f"{command}: unknown option {name}; expected {' '.join(self._known) or 'none'}"
-                )
-            self._take_one(name, value if has_value else None, arguments, command)
-
-    def _take_one(self, name: str, value: str | None, arguments: list[str], command: str) -> None:
-        kind = self._known[name]
-        if kind == _FLAG:
-            self._given[name] = value != "false"
-            return
-        if value is None:
-            if not arguments:
-                raise UsageError(f"{command}: option {name} needs a value")
-            value = arguments.pop(0)
-        if kind == _MANY:
-            self._given.setdefault(name, []).append(value)
-        else:
-            self._given[name] = value
-
-    def __getitem__(self, name: str) -> Any:
-        return self._given.get(f"--{name}")
-
-    def number(self, name: str) -> int | None:
-        """Return the value as a number."""
-        text = self[name]
-        try:
-            return None if text is None else int(text)
-        except ValueError:
-            raise UsageError(f"option --{name}: {text!r} is no number") from None
 
 
 class Log:
@@ -195,7 +62,7 @@ def run_as_program() -> NoReturn:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    everywhere = Options(_GLOBAL)
+    everywhere = Options(GLOBAL)
     log = Log(None, None)
     try:
         everywhere.take(arguments, "cnlab-runtime")
@@ -227,7 +94,7 @@ def _run(everywhere: Options, arguments: list[str], log: Log) -> int:
     command = arguments.pop(0)
     if command not in _COMMANDS:
         raise UsageError(f"unknown command {command!r}; expected one of {', '.join(_COMMANDS)}")
-    options = Options(_OPTIONS[command])
+    options = Options(OF_COMMAND[command])
     options.take(arguments, command)
     if command not in ("exec", "ps"):  # what comes after the id is theirs to understand
         rest = arguments[1:]
@@ -245,9 +112,9 @@ def _id(arguments: list[str], command: str, *, at_most: int = 1) -> str:
 
 
 def _create(options: Options, arguments: list[str], root: str | None, log: Log) -> None:
-    from cnlab.containers.runtime import operations
+    from cnlab.containers.runtime import creation
 
-    operations.create(
+    creation.create(
         _id(arguments, "create"),
         options["bundle"] or ".",
         console_socket=options["console-socket"],

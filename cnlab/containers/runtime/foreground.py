@@ -12,7 +12,7 @@ import fcntl
 import os
 import select
 
-from cnlab.containers.runtime import additional, operations, signals, terminal
+from cnlab.containers.runtime import additional, creation, operations, signals, terminal
 from cnlab.containers.runtime.config import load
 from cnlab.containers.runtime.errors import InvalidConfig
 from cnlab.containers.runtime.waiting import Process
@@ -44,7 +44,7 @@ def run(
     if not detach:
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     try:
-        state = operations.create(
+        state = creation.create(
             container_id,
             bundle,
             console_socket=console_socket if stand_in.console is None else stand_in.console,

@@ -15,6 +15,7 @@ from cnlab.linux import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _TAIL = 500  # characters of what a hook said that go into the error
@@ -36,6 +37,15 @@ def run(hooks: list[dict[str, Any]], state: dict[str, Any]) -> None:
         if status != 0:
             tail = said.decode(errors="replace").strip()[-_TAIL:]
             raise HookFailed(f"hook {hook['path']}: exit code {os.waitstatus_to_exitcode(status)}: {tail}")
+
+
+def run_each(hooks: list[dict[str, Any]], state: dict[str, Any], warn: Callable[[str], None]) -> None:
+    """Run `hooks` one after the other, whatever comes of them; `warn` is told of those that fail."""
+    for hook in hooks:
+        try:
+            run([hook], state)
+        except (HookFailed, OSError) as error:
+            warn(str(error))
 
 
 def _run(hook: dict[str, Any], text: bytes, said: bytearray) -> int | None:

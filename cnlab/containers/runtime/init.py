@@ -1,7 +1,7 @@
 """The life of a container's first process, from its birth to its program.
 
 Interface: `Init` is made in the runtime, with all that it will need; `Init.live` is called in the child. The
-steps and their order are the specification's lifecycle, with the runtime's part in `operations.create`:
+steps and their order are the specification's lifecycle, with the runtime's part in `creation.create`:
 
     runtime                                 this process, in the new namespaces
     ----------------------------------      -----------------------------------------------------

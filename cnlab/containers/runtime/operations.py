@@ -1,23 +1,17 @@
-"""The operations of the runtime specification, and those that runc adds: each is one function.
+"""The operations of the runtime specification after `create`, and those that runc adds: one function each.
 
-See: runtime-spec, runtime.md, "Operations" and "Lifecycle".
+See: runtime-spec, runtime.md, "Operations" and "Lifecycle"; runc(8).
 """
 
 from __future__ import annotations
 
 import os
-import time
 
-from cnlab.containers.runtime import birth, hooks, signals, terminal
-from cnlab.containers.runtime.birth import Channel
-from cnlab.containers.runtime.cgroups import Cgroups
-from cnlab.containers.runtime.config import load
-from cnlab.containers.runtime.errors import InvalidConfig, NoSuchContainer, WrongStatus
-from cnlab.containers.runtime.init import Init
-from cnlab.containers.runtime.namespaces import Namespaces, write_id_maps
-from cnlab.containers.runtime.process import Plan
+from cnlab.containers.runtime import birth, hooks, signals
+from cnlab.containers.runtime.creation import create, warn
+from cnlab.containers.runtime.errors import NoSuchContainer, WrongStatus
 from cnlab.containers.runtime.store import Record, default_root, process_start_time
-from cnlab.containers.runtime.waiting import Process, exit_code, has_ended
+from cnlab.containers.runtime.waiting import exit_code, has_ended, reap
 from cnlab.linux import syscalls
 
 TYPE_CHECKING = False
@@ -26,185 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _KILL_TIMEOUT_S = 10.0
-
-
-def warn(message: str) -> None:
-    """Say what could not be done as asked; the default of `create`."""
-    import warnings
-
-    warnings.warn(message, stacklevel=3)
-
-
-def create(
-    container_id: str,
-    bundle: str,
-    *,
-    stdio: Sequence[int] = (0, 1, 2),
-    console_socket: str | int | None = None,
-    pid_file: str | None = None,
-    preserve_fds: int = 0,
-    die_with_parent: bool = False,
-    root: str | None = None,
-    warn: Callable[[str], None] = warn,
-) -> dict[str, Any]:
-    """Make the container of `bundle`, so that only its program is missing, and return its state.
-
-    Args:
-        container_id: its id, unique below `root`.
-        bundle: directory with ``config.json``.
-        stdio: descriptors that become its standard streams.
-        console_socket: Unix socket, as a path or connected, where its terminal is waited for.
-        pid_file: where to write its pid.
-        preserve_fds: how many descriptors from 3 on its program is to have.
-        die_with_parent: whether the kernel kills it when the calling thread ends.
-        root: state directory.
-        warn: called with a sentence about what cannot be granted.
-
-    Raises:
-        InvalidConfig: the bundle is not as the specification asks.
-        ContainerExists: the id is taken.
-        HookFailed: a hook did not do its work.
-        OSError: the kernel refused. Whatever is raised, nothing is left.
-    """
-    bundle = os.path.abspath(bundle)
-    config = load(bundle)
-    record = Record.make(container_id, root)
-    creation = _Creation(record, config, bundle, warn)
-    try:
-        creation.prepare(console_socket)
-        creation.bear(stdio, range(3, 3 + preserve_fds), die_with_parent)
-        creation.finish(pid_file)
-    except BaseException:
-        creation.undo()
-        raise
-    finally:
-        creation.close()
-    return record.state("created")
-
-
-class _Creation:
-    """One `create`: what it has made so far."""
-
-    def __init__(
-        self, record: Record, config: dict[str, Any], bundle: str, warn: Callable[[str], None]
-    ) -> None:
-        self.record = record
-        self.config = config
-        self.linux: dict[str, Any] = config.get("linux") or {}
-        self.hooks: dict[str, Any] = config.get("hooks") or {}
-        self.warn = warn
-        self.channel = Channel()
-        self.spaces: Namespaces | None = None
-        self.fifos: tuple[int, ...] = ()
-        self.console: int | None = None
-        self.pidfd = -1
-        record.bundle = bundle
-        record.rootfs = os.path.realpath(os.path.join(bundle, config["root"]["path"]))
-        record.created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        record.annotations = config.get("annotations") or {}
-
-    def prepare(self, console_socket: str | int | None) -> None:
-        """Make what can be made before there is a process."""
-        record = self.record
-        if not os.path.isdir(record.rootfs):
-            raise InvalidConfig(f"root.path: {record.rootfs} is no directory")
-        has_terminal = bool((self.config.get("process") or {}).get("terminal"))
-        if has_terminal != (console_socket is not None):
-            raise InvalidConfig(
-                "process.terminal: needs a console socket"
-                if has_terminal
-                else "process.terminal: is false, so there is no terminal for the console socket"
-            )
-        _copy(os.path.join(record.bundle, "config.json"), record.path("config.json"))
-        self.spaces = Namespaces(self.linux)
-        self.fifos = record.make_fifos()
-        if console_socket is not None:
-            self.console = terminal.connect(console_socket)
-        resources = self.linux.get("resources") or {}
-        record.cgroups = Cgroups.create(self.linux.get("cgroupsPath") or None, record.id, resources)
-
-    def bear(self, stdio: Sequence[int], preserved: Sequence[int], dies_with_parent: bool) -> None:
-        """Clone the container's process and lead it to where it waits for ``start``."""
-        record, spaces = self.record, self.spaces
-        assert spaces is not None
-        assert record.cgroups is not None
-        init = Init(
-            self.config,
-            bundle=record.bundle,
-            rootfs_path=record.rootfs,
-            plan=self._plan(spaces),
-            spaces=spaces,
-            cgroups=record.cgroups,
-            state=record.state("creating"),
-            fifos=(self.fifos[0], self.fifos[1]),
-            console=self.console,
-            stdio=stdio,
-            preserved=preserved,
-            dies_with_parent=dies_with_parent,
-        )
-        birth_fd = record.cgroups.birth_fd()
-        try:
-            record.pid, self.pidfd = birth.bear(
-                init.live, self.channel, spaces, birth_fd=birth_fd, enter_cgroup=record.cgroups.enter
-            )
-        finally:
-            if birth_fd is not None:
-                os.close(birth_fd)
-        record.start_time = process_start_time(record.pid) or 0
-        record.save()
-        if spaces.new & syscalls.CLONE_NEWUSER:
-            write_id_maps(record.pid, self.linux)
-        self._set_oom_score()
-        self.channel.go()
-        self.channel.hear("mounted")
-        state = record.state("creating")
-        hooks.run(self.hooks.get("prestart") or [], state)
-        hooks.run(self.hooks.get("createRuntime") or [], state)
-        self.channel.go()
-        self.channel.hear("ready")
-
-    def _plan(self, spaces: Namespaces) -> Plan | None:
-        if self.config.get("process") is None:
-            return None
-        return Plan(
-            self.config["process"],
-            filter_profile=self.linux.get("seccomp"),
-            in_user_namespace=spaces.has_user,
-            warn=self.warn,
-        )
-
-    def _set_oom_score(self) -> None:
-        score = (self.config.get("process") or {}).get("oomScoreAdj")
-        if score is not None:
-            set_oom_score(self.record.pid, score)
-
-    def finish(self, pid_file: str | None) -> None:
-        """Write down that it is there."""
-        self.record.is_created = True
-        self.record.save()
-        if pid_file is not None:
-            write_pid_file(pid_file, self.record.pid)
-
-    def undo(self) -> None:
-        """Take away what has been made; then the specification still asks for the poststop hooks."""
-        record = self.record
-        if self.pidfd >= 0:
-            kill_and_reap(record.pid, self.pidfd)
-        if record.cgroups is not None:
-            record.cgroups.signal_all(signals.SIGKILL)
-            record.cgroups.remove()
-        record.remove()
-        if self.pidfd >= 0:
-            _run_poststop(record, self.hooks, self.warn)
-
-    def close(self) -> None:
-        """Let go of what only the creation needed."""
-        self.channel.close()
-        if self.spaces is not None:
-            self.spaces.close()
-        for fd in (*self.fifos, self.console, self.pidfd):
-            if fd is not None and fd >= 0:
-                os.close(fd)
 
 
 def start(container_id: str, *, root: str | None = None, warn: Callable[[str], None] = warn) -> None:
@@ -351,7 +166,7 @@ def delete(
     reap(record.pid)
     record.cgroups.remove()
     record.remove()
-    _run_poststop(record, config.get("hooks") or {}, warn)
+    hooks.run_each((config.get("hooks") or {}).get("poststop") or [], record.state("stopped"), warn)
 
 
 def _kill(record: Record) -> None:
@@ -373,15 +188,6 @@ def _remove_half_made(record: Record) -> None:
     """Remove the directory of a container whose runtime was killed before it had a process."""
     if os.path.isdir(record.directory):
         record.remove()
-
-
-def _run_poststop(record: Record, all_hooks: dict[str, Any], warn: Callable[[str], None]) -> None:
-    """Run each poststop hook; what fails is only warned of, and the others still run."""
-    for hook in all_hooks.get("poststop") or []:
-        try:
-            hooks.run([hook], record.state("stopped"))
-        except Exception as error:
-            warn(f"poststop: {error}")
 
 
 def pause(container_id: str, *, root: str | None = None) -> None:
@@ -442,39 +248,3 @@ def containers(*, root: str | None = None) -> list[dict[str, Any]]:
         except NoSuchContainer:  # it is just being made, or just gone
             continue
     return states
-
-
-def set_oom_score(pid: int, score: int) -> None:
-    """Set how readily the kernel kills process `pid` when memory is short: -1000 to 1000."""
-    path = f"/proc/{pid}/oom_score_adj"
-    try:
-        with open(path, "r+") as file:
-            if int(file.read()) != score:
-                file.write(str(score))
-    except OSError as error:
-        raise OSError(error.errno, f"process.oomScoreAdj: write({path}, {score}): {error.strerror}") from None
-
-
-def write_pid_file(path: str, pid: int) -> None:
-    """Write `pid` to the file at `path`, so that who watches it never sees half a number."""
-    with open(f"{path}.new", "w") as file:
-        file.write(str(pid))
-    os.rename(f"{path}.new", path)
-
-
-def kill_and_reap(pid: int, pidfd: int) -> None:
-    """Kill a child and wait for it."""
-    Process(pid, os.dup(pidfd)).close()
-
-
-def reap(pid: int) -> None:
-    """Take the exit code of `pid` if it is a child of ours that has ended."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
-
-
-def _copy(source: str, target: str) -> None:
-    with open(source, "rb") as read, open(target, "wb") as write:
-        write.write(read.read())

@@ -8,6 +8,7 @@ See: runtime-spec, config.md, "Process"; capabilities(7), "Effect of user ID cha
 
 from __future__ import annotations
 
+import errno
 import os
 
 from cnlab.containers.runtime import signals
@@ -216,6 +217,17 @@ class Plan:
                 return
 
 
+def set_oom_score(pid: int, score: int) -> None:
+    """Set how readily the kernel kills process `pid` when memory is short: -1000 to 1000."""
+    path = f"/proc/{pid}/oom_score_adj"
+    try:
+        with open(path, "r+") as file:
+            if int(file.read()) != score:
+                file.write(str(score))
+    except OSError as error:
+        raise OSError(error.errno, f"process.oomScoreAdj: write({path}, {score}): {error.strerror}") from None
+
+
 def _identity(path: str) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
@@ -225,15 +237,15 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _drop_bounding(kept: int) -> None:
-    bit = 0
-    while True:
-        try:
-            has = syscalls.prctl(syscalls.PR_CAPBSET_READ, bit)
-        except OSError:  # EINVAL: the kernel knows no more
-            return
-        if has and not kept >> bit & 1:
-            syscalls.prctl(syscalls.PR_CAPBSET_DROP, bit)
-        bit += 1
+    """Take all capabilities but `kept` out of the bounding set, up to the last one that the kernel knows."""
+    for bit in range(64):
+        if not kept >> bit & 1:
+            try:
+                syscalls.prctl(syscalls.PR_CAPBSET_DROP, bit)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                return
 
 
 def _set_ids(user: dict[str, Any]) -> None:

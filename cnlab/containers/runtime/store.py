@@ -169,6 +169,13 @@ class Record:
         os.rmdir(self.directory)
 
 
+def write_pid_file(path: str, pid: int) -> None:
+    """Write `pid` to the file at `path`, so that who watches it never sees half a number."""
+    with open(f"{path}.new", "w") as file:
+        file.write(str(pid))
+    os.rename(f"{path}.new", path)
+
+
 def process_start_time(pid: int) -> int | None:
     """Return when process `pid` started, in clock ticks since boot; None if it has ended.
 

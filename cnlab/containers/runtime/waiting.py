@@ -92,3 +92,11 @@ def exit_code(pidfd: int) -> int:
     result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     assert result is not None
     return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+
+def reap(pid: int) -> None:
+    """Take the exit code of `pid` if it is a child of ours that has ended."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
