@@ -62,6 +62,15 @@ class Access:
         return same and ("*" in self.actions or set(needed.actions) <= set(self.actions))
 
 
+Scope = tuple[Access, ...]
+"""What a request needs to be allowed."""
+
+
+def access_to(repository: str, *actions: str) -> Scope:
+    """Return the scope of a request that does something in one repository."""
+    return (Access(repository, actions),)
+
+
 def basic_credentials(header: str) -> tuple[str, str] | None:
     """Read (user, password) from ``Authorization: Basic …``, if it says that."""
     scheme, _, encoded = header.partition(" ")

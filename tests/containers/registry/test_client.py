@@ -14,7 +14,7 @@ from cnlab.containers.descriptor import (
 )
 from cnlab.containers.layout import Layout
 from cnlab.containers.registry import Client, Registry, RegistryError, pull, push
-from cnlab.containers.registry.client import is_loopback
+from cnlab.containers.registry.session import is_loopback
 from cnlab.containers.registry.tokens import basic_header
 from cnlab.errors import InvalidImage
 
@@ -245,6 +245,12 @@ def test_blob_may_be_elsewhere(image, tmp_path):
             server.shutdown()
             thread.join()
     assert [("v2", None), ("v2", basic_header("ann", "secret")), ("store", None)] == seen
+
+
+def test_registry_that_is_not_there_is_named():
+    """The address is what is wrong, so the error has it."""
+    with pytest.raises(ConnectionRefusedError, match=r"GET http://127\.0\.0\.1:1/v2/: Connection refused"):
+        Client("127.0.0.1:1").ping()
 
 
 @pytest.mark.parametrize(
