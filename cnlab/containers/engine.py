@@ -26,7 +26,7 @@ from typing import Self
 
 import docker
 from docker import DockerClient
-from docker.errors import APIError, NotFound
+from docker.errors import DockerException, NotFound
 from docker.models.images import Image as DockerImage
 
 from cnlab import host
@@ -38,11 +38,12 @@ from cnlab.errors import CnlabError, MissingFeature
 from cnlab.linux import syscalls
 from cnlab.linux.cgroups import Cgroup, root_of_cgroup2
 from cnlab.linux.children import Child
-from cnlab.linux.mounts import read_mountinfo
+from cnlab.linux.mounts import read_mountinfo, tmpfs
 from cnlab.linux.rtnetlink import Rtnetlink
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 10.0
+_SETTINGS = Path("/etc/docker")
 
 _CONTAINERD_CONFIG = """\
 version = 2
@@ -90,6 +91,8 @@ class Engine:
             stack.callback(self._remove, [place for place in self._places() if not place.exists()])
             self.data.mkdir(parents=True, exist_ok=True)
             self.run.mkdir(parents=True, exist_ok=True)
+            if _SETTINGS.is_dir():  # the host's, not to be read by everybody
+                stack.enter_context(tmpfs(_SETTINGS))
             group = stack.enter_context(Cgroup("engine"))  # with it goes all that the daemons have started
             self._start_containerd(stack, group)
             self._start_dockerd(stack, group)
@@ -123,9 +126,7 @@ class Engine:
         runtimes = [f"--add-runtime={name}={path}" for name, path in self.runtimes.items()]
         options = ["--storage-driver=overlay2", "--ip6tables=false", "--shutdown-timeout=1"]
         self._start(stack, group, ["dockerd", *places, *options, *runtimes])
-        self._wait_for(self.socket.exists)
-        with contextlib.closing(self.client()) as client:
-            self._wait_for(lambda: _answers(client))
+        self._wait_for(self._answers)
 
     def _start(self, stack: contextlib.ExitStack, group: Cgroup, command: list[str]) -> None:
         program = host.find_program(command[0])
@@ -145,10 +146,16 @@ class Engine:
             last = (self.log.splitlines() or ["it said nothing"])[-1]
             raise EngineError(f"Docker Engine ended before it was ready: {last}")
 
+    def _answers(self) -> bool:
+        if self.socket.exists():
+            with contextlib.suppress(OSError, DockerException), contextlib.closing(self.client()) as client:
+                return bool(client.ping())
+        return False
+
     def _stop(self) -> None:
         """Remove the containers, then end the daemons, each while those it needs are there."""
         if self.is_running:
-            with contextlib.suppress(OSError), contextlib.closing(self.client()) as client:
+            with contextlib.suppress(OSError, DockerException), contextlib.closing(self.client()) as client:
                 remove_containers(client)
         for daemon in reversed(self._daemons):
             daemon.signal(signal.SIGTERM)
@@ -239,9 +246,3 @@ def _own_engine() -> Engine:
             if not host.is_private_kernel():  # which ends, as a machine, with all that is in it
                 atexit.register(_engines[0].__exit__)
         return _engines[0]
-
-
-def _answers(client: DockerClient) -> bool:
-    with contextlib.suppress(OSError, APIError):
-        return bool(client.ping())
-    return False
