@@ -13,9 +13,11 @@ def draw_builds(builds: Mapping[str, Build]) -> Picture:
 
     A step out of the cache takes no time, so it is told in words at the end of the bar.
     """
+    from matplotlib.patches import Patch
+
     texts = list(dict.fromkeys(step.text for build in builds.values() for step in build.steps))
     colours = dict(zip(texts, ACCENTS * len(texts), strict=False))
-    figure = new_figure(8.5, 1.1 + 0.5 * len(builds))
+    figure = new_figure(8.5, 1.5 + 0.45 * len(builds))
     axes = plot_axes(figure)
     longest = max(build.seconds for build in builds.values())
     for row, build in enumerate(builds.values()):
@@ -30,15 +32,28 @@ def draw_builds(builds: Mapping[str, Build]) -> Picture:
         cached = sum(step.is_cached for step in build.steps)
         said = f" {cached} of {len(build.steps)} steps from the cache"
         axes.text(start, row, said, ha="left", va="center", color=MUTED, fontsize=9)
-    for text, colour in colours.items():
-        if any(not step.is_cached for build in builds.values() for step in build.steps if step.text == text):
-            axes.barh([], [], color=colour, label=text if len(text) < 34 else f"{text[:33]}…")
     axes.set_yticks(range(len(builds)), list(builds))
     axes.invert_yaxis()
-    axes.set_xlim(0, longest * 1.45)
+    axes.set_xlim(0, longest * 1.4)
     axes.set_xlabel("seconds")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
+    drawn = {
+        step.text
+        for build in builds.values()
+        for step in build.steps
+        if not step.is_cached and step.seconds > longest / 100
+    }
+    figure.legend(
+        handles=[Patch(color=colours[text], label=_short(text)) for text in texts if text in drawn],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+    )
     return picture(figure, alt=_describe(builds))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 50 else f"{text[:49]}…"
 
 
 def _describe(builds: Mapping[str, Build]) -> str:

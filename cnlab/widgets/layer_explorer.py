@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from ipywidgets import DOMWidget
 
 STATIC_NOTE = "In a running notebook, a slider stacks fewer layers and asks the kernel what is there then."
-_CELL = "padding: 1px 8px; text-align: right; white-space: nowrap"
+_CELL = (
+    "padding: 1px 8px; border: 1px solid transparent; background-clip: padding-box; "
+    "text-align: right; white-space: nowrap"
+)
 _SEEN = f"{_CELL}; background: {BLUE}; color: {PAPER}"
 _HIDDEN = f"{_CELL}; text-decoration: line-through; opacity: 0.55"
 _GONE = f"{_CELL}; background: {RED}; color: {PAPER}"
