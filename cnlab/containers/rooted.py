@@ -103,23 +103,19 @@ class RootedTree:
         A link of a lower layer, such as ``/var/run -> /run``, is part of the root file system. A link that
         the layer itself has put there to lead out is an attack: who walks a tree finds no path through one.
         """
-        beneath = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_MAGICLINKS
-        in_root = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
-        try:
-            return self._openat2(names, beneath)
-        except NotADirectoryError:
-            raise InvalidImage(
-                f"layer: {shown(b'/'.join(names))}: no directory, but files go there"
-            ) from None
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise InvalidImage(f"layer: {shown(b'/'.join(names))}: a link that goes in circles") from None
-            if error.errno != errno.EXDEV:
-                raise
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if not any(names[:depth] in self._escapes for depth in range(1, len(names) + 1)):
-                return self._openat2(names, in_root)
         path = shown(b"/".join(names))
+        for resolve in (syscalls.RESOLVE_BENEATH, syscalls.RESOLVE_IN_ROOT):
+            try:
+                return self._openat2(names, resolve | syscalls.RESOLVE_NO_MAGICLINKS)
+            except NotADirectoryError:
+                raise InvalidImage(f"layer: {path}: no directory, but files go there") from None
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise InvalidImage(f"layer: {path}: a link on this path goes in circles") from None
+                if error.errno != errno.EXDEV:
+                    raise
+            if any(names[:depth] in self._escapes for depth in range(1, len(names) + 1)):
+                break
         raise InvalidImage(f"layer: {path}: a link on this path leads out of the root file system")
 
     def _openat2(self, names: Names, resolve: int) -> int:
@@ -145,7 +141,8 @@ class RootedTree:
             return self._resolve(names)
         except FileNotFoundError:
             path = shown(b"/".join(names))
-            raise InvalidImage(f"layer: {path}: a link on this path leads nowhere") from None
+            where = "out of the root file system, or nowhere"
+            raise InvalidImage(f"layer: {path}: a link on this path leads {where}") from None
 
     def _open_up(self, names: Names, fd: int) -> None:
         """Let ourselves into a directory that its owner, who is not root, may not write."""

@@ -211,25 +211,21 @@ def temporary_store() -> Iterator[SnapshotStore]:
     Raises:
         MissingFeature: there is no such place, or the caller may not mount.
     """
-    reasons = []
-    for place in filter(os.path.isdir, dict.fromkeys(_PLACES)):
-        try:
-            context = tempfile.TemporaryDirectory(prefix="cnlab-snapshots-", dir=place)
-        except OSError as error:
-            reasons.append(f"{place}: {error.strerror}")
-            continue
-        with context as directory:
+    reasons: dict[str, None] = {}
+    places = [place for place in dict.fromkeys(_PLACES) if os.access(place, os.W_OK | os.X_OK)]
+    for place in places:
+        with tempfile.TemporaryDirectory(prefix="cnlab-snapshots-", dir=place) as directory:
             store = SnapshotStore(directory)
             try:
                 _probe(store)
             except OSError as error:
-                reasons.append(str(error.strerror))
+                reasons[os.strerror(error.errno or 0)] = None
                 continue
             yield store
             return
     raise MissingFeature(
         "overlay",
-        f"no place for snapshots: {'; '.join(reasons)}",
+        f"user id {os.geteuid()} cannot mount one below {', '.join(places)}: {', '.join(reasons)}",
         hint="be root, use the private kernel, or enter a user namespace of your own",
     )
 
