@@ -134,33 +134,44 @@ def copy(
     """
     sources = list(sources)
     is_directory = destination.endswith("/") or any(not source.target for source in sources)
-    if not is_directory and len(sources) == 1:
-        is_directory = _is_directory(rootfs, destination)
+    is_directory = is_directory or _is_directory(rootfs, destination)
+    if len(sources) > 1 and not is_directory:
+        raise InvalidValue(f"{len(sources)} files need a directory as destination: {destination}/")
     for source in sources:
         target = PurePosixPath(destination, source.target) if is_directory else PurePosixPath(destination)
-        status = source.path.lstat()
-        if stat.S_ISDIR(status.st_mode):
+        if source.path.is_dir() and not source.path.is_symlink():
             written = make_directories(rootfs, str(target))
-            if not source.target:
-                continue  # the destination keeps what it has, or the default
-            written.chmod(stat.S_IMODE(status.st_mode))
+            if source.target:  # else it is the destination, which keeps what it has, or the default
+                _dress(source.path, written, owner, None)
         else:
             written = make_directories(rootfs, str(target.parent)) / target.name
-            _write(source.path, status, written, mode)
-        os.chown(written, *(owner or (status.st_uid, status.st_gid)), follow_symlinks=False)
+            _write(source.path, written)
+            _dress(source.path, written, owner, mode)
 
 
-def _write(path: Path, status: os.stat_result, target: Path, mode: int | None) -> None:
+def _write(path: Path, target: Path) -> None:
     """Put a file or link in the place of what is there; a link there is replaced, not followed."""
     if os.path.lexists(target):
         target.unlink()
-    if stat.S_ISLNK(status.st_mode):
+    if path.is_symlink():
         target.symlink_to(os.readlink(path))
-    elif stat.S_ISREG(status.st_mode):
+    elif path.is_file():
         shutil.copyfile(path, target)
-        target.chmod(stat.S_IMODE(status.st_mode) if mode is None else mode)
     else:
         raise InvalidValue(f"{path} is neither file, directory nor link")
+
+
+def _dress(path: Path, target: Path, owner: tuple[int, int] | None, mode: int | None) -> None:
+    """Give a copy its owner, and then its permissions and times: chown(2) takes set-user-ID bits away.
+
+    Extended attributes come along only where the owner does: those of the context are its machine's.
+    """
+    status = path.lstat()
+    os.chown(target, *(owner or (status.st_uid, status.st_gid)), follow_symlinks=False)
+    if owner is None:
+        shutil.copystat(path, target, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        target.chmod(stat.S_IMODE(status.st_mode) if mode is None else mode)
     os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns), follow_symlinks=False)
 
 

@@ -95,6 +95,7 @@ class Performer:
             yield files.Tree(snapshot.rootfs, "the image that it copies from")
 
     def _commit(self, snapshot: Snapshot, image: Image) -> Layer | None:
+        assert snapshot.upper is not None, "a step works on a writable snapshot"
         if not upper_changes(snapshot.upper, lowers=snapshot.lowers):
             return None
         return snapshot.commit(image.layout, clamp_mtime=self.epoch)

@@ -66,6 +66,12 @@ def test_pattern_matches_within_one_directory(context, rootfs):
     assert ["srv", "srv/one.py"] == copied(context, rootfs, "app/*/*.py", to="/srv/")
 
 
+def test_several_files_need_a_directory(context, rootfs):
+    """Or the last one would be all that is left."""
+    with pytest.raises(InvalidValue, match="2 files need a directory as destination: /srv/"):
+        copied(context, rootfs, "app/lib/*", to="/srv")
+
+
 def test_hidden_file_is_not_copied(context, rootfs):
     """Nor hashed: what .dockerignore hides is not part of the context."""
     names = [source.target for source in select(context, ".", ignore="app/lib\n!app/lib/two.txt\n")]
@@ -148,6 +154,14 @@ def test_mode_and_time_are_kept(context, rootfs):
 
     found = [(rootfs / name).stat() for name in ("a", "b")]
     assert [(0o750, 1000), (0o600, 1000)] == [(stat.S_IMODE(s.st_mode), s.st_mtime) for s in found]
+
+
+def test_set_user_id_bit_survives_the_change_of_owner(context, rootfs):
+    """chown(2) takes it away, so it comes last."""
+    (context / "README.md").chmod(0o4755)
+    copied(context, rootfs, "README.md", to="/su")
+
+    assert 0o4755 == stat.S_IMODE((rootfs / "su").stat().st_mode)
 
 
 def test_socket_cannot_be_copied(context, rootfs):
