@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from cnlab.containers import nat
 from cnlab.linux.netns import NetNs, NetNsTarget, inside
 from cnlab.linux.rtnetlink import Rtnetlink
 
@@ -86,11 +87,9 @@ def answers(address: str, port: int = 80, *, start: NetNsTarget | None = None) -
 
 
 def packet_rules() -> str:
-    """Everything that the kernel does to packets here, as the real programs list it."""
-    listings = (["nft", "list", "ruleset"], ["iptables-save"])
+    """Everything that is done to packets here; nft lists the rules of iptables, too."""
+    listing = ["nft", "list", "ruleset"] if nat.has_nftables() else ["iptables-save"]
+    said = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
     return "\n".join(
-        line
-        for listing in listings
-        for line in subprocess.run(listing, capture_output=True, text=True).stdout.splitlines()
-        if "cnlab" in line or line.startswith("-A")
+        line for line in said.splitlines() if "cnlab" in line or " -j " in line or "dport" in line
     )

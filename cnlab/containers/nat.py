@@ -216,7 +216,7 @@ def backend() -> str:
     Raises:
         MissingFeature: neither program is installed.
     """
-    if _has_nftables() and not _iptables_drops():
+    if has_nftables() and not _iptables_drops():
         return "nft"
     if find_program("iptables-restore"):
         return "iptables"
@@ -225,8 +225,11 @@ def backend() -> str:
 
 
 @functools.cache
-def _has_nftables() -> bool:
-    """Ask by a rehearsal: User-Mode Linux has nftables, but not for IPv4."""
+def has_nftables() -> bool:
+    """Whether nftables can translate IPv4 addresses here; found out by a rehearsal.
+
+    User-Mode Linux has nftables, but not for IPv4.
+    """
     if find_program("nft") is None:
         return False
     command = [*_nft("").argv, "--check"]

@@ -91,7 +91,7 @@ class Network:
             self.gateway = self._pool.gateway
             self._make_bridge(stack)
             self._load_rules(replacing=False)
-            stack.callback(lambda: self.rules.remove(self.backend))
+            stack.callback(lambda: nat.run(self.rules.removal(self.backend)))
             stack.enter_context(NameServer(self.gateway, lookup=self.resolve, reverse=self._name_of))
             self._stack = stack.pop_all()
         return self

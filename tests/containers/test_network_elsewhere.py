@@ -1,0 +1,39 @@
+"""Networks once more where every student has them: in the private kernel, which has no nftables."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from private_kernel import in_private_kernel
+
+TESTS = Path(__file__).parents[1]
+FILES = ("netlab.py", "containers/test_network.py", "containers/test_cni.py")
+CHOSEN = """
+published_port_answers or from_outside_only or world_outside or closed_to_each_other or find_each_other
+or loopback_of or killed_process or last_network_has_gone or reaches_the_world or deletion_leaves_nothing
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.needs_uml
+@pytest.mark.timeout(240)
+def test_networks_work_in_the_private_kernel(student):
+    """Other rules, other modules, one processor, the same packets."""
+    shutil.copy(TESTS.parent / "pyproject.toml", student.home)
+    for file in (*FILES, *(path.name for path in TESTS.glob("*.py"))):
+        (student.home / "tests" / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(TESTS / file, student.home / "tests" / file)
+    command = [sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"]
+    command += [f"--rootdir={student.home}", "-k", f"({' '.join(CHOSEN.split())}) and not dropped"]
+    command += [f"{student.home}/tests/containers"]
+    code = f"""
+import subprocess
+env = __import__("os").environ | {{"CNLAB_REQUIRE": "root"}}
+done = subprocess.run({command!r}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+print(done.stdout)
+assert done.returncode == 0, done.stdout
+"""
+    said = in_private_kernel(student, code, timeout_s=200)
+
+    assert "14 passed" in said, said
