@@ -80,9 +80,10 @@ class Extraction:
             self._note_brought(names)
             self._take[member.type](member, names)
         except OSError as error:
-            error.args = (error.errno, f"apply({shown(member.name)}): {error.strerror}")
-            error.filename = None
-            raise
+            told = OSError(error.errno, f"apply({shown(member.name)}): {error.strerror}")
+            for note in getattr(error, "__notes__", ()):
+                told.add_note(note)
+            raise told from None
 
     def _note_brought(self, names: Names) -> None:
         for depth in range(len(names), 0, -1):

@@ -117,23 +117,32 @@ def apply(
         reader = TarReader(chunks)
         ownership = Ownership(uid_map, gid_map)
         with Extraction(rootfs, reader, ownership, makes_devices=devices == "create") as extraction:
-            entries = 0
-            for entries, member in enumerate(reader, start=1):
-                _require_room(entries, member, limits)
+            room = _Room(limits)
+            for member in reader:
+                room.take(member)
                 extraction.take(member)
             extraction.finish()
     if diff_id and source.diff_id != diff_id:
         raise InvalidImage(f"layer has the diff ID {source.diff_id}, not {diff_id}")
-    return Applied(source.diff_id, source.unpacked_bytes, entries, tuple(extraction.left_out))
+    return Applied(source.diff_id, source.unpacked_bytes, room.entries, tuple(extraction.left_out))
 
 
-def _require_room(entries: int, member: Member, limits: Limits) -> None:
-    """Refuse a bomb before it is written; holes of a sparse file take no room in the archive."""
-    if entries > limits.entries:
-        raise InvalidImage(f"layer: more than {limits.entries} entries")
-    if member.size > limits.unpacked_bytes:
-        size = f"{member.size} bytes, more than {limits.unpacked_bytes}"
-        raise InvalidImage(f"layer: {shown(member.name)}: a file of {size}")
+class _Room:
+    """What is left of the limits: a bomb is refused before it is written."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._bytes = 0  # with holes of sparse files, which take no room in the archive
+        self.entries = 0
+
+    def take(self, member: Member) -> None:
+        self.entries += 1
+        self._bytes += member.size
+        if self.entries > self._limits.entries:
+            raise InvalidImage(f"layer: more than {self._limits.entries} entries")
+        if self._bytes > self._limits.unpacked_bytes:
+            many = f"files of more than {self._limits.unpacked_bytes} bytes"
+            raise InvalidImage(f"layer: with {shown(member.name)}, {many}")
 
 
 def read_entries(layer: BinaryIO) -> Iterator[Entry]:

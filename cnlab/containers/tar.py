@@ -229,6 +229,8 @@ def _parse_header(block: bytes) -> Member:
     stored = _number(size)
     if stored < 0:
         raise InvalidImage(f"layer: {_shown(name)}: a size of {stored} bytes")
+    if kind in _KNOWN and kind not in _FILES:
+        stored = 0  # nothing follows, although some tools write the size of what a link points at
     device = (_number(major), _number(minor)) if kind in (CHAR, BLOCK_DEVICE) else (0, 0)
     return Member(
         name,
@@ -240,7 +242,7 @@ def _parse_header(block: bytes) -> Member:
         _number(mtime) * _NS,
         target.partition(b"\0")[0],
         device,
-        stored=0 if kind in _KNOWN and kind not in _FILES else stored,  # links may repeat their target's size
+        stored=stored,
     )
 
 

@@ -1,6 +1,8 @@
+import bz2
 import gzip
 import hashlib
 import io
+import lzma
 import subprocess
 import threading
 import zlib
@@ -66,13 +68,11 @@ def test_layer_with_a_flipped_bit_is_refused(compress):
         uncompressed(bytes(data))
 
 
-@pytest.mark.parametrize(("program", "name"), [("xz", "xz"), ("bzip2", "bzip2")])
-def test_compression_that_the_specification_lacks_is_named(program, name):
+@pytest.mark.parametrize(("compress", "name"), [(lzma.compress, "xz"), (bz2.compress, "bzip2")])
+def test_compression_that_the_specification_lacks_is_named(compress, name):
     """Docker reads these too; a layer that only Docker reads is not portable."""
-    data = subprocess.run([program, "-c"], input=b"x", capture_output=True, check=True).stdout
-
     with pytest.raises(InvalidImage, match=f"compressed by {name}; gzip, zstd or nothing"):
-        uncompressed(data)
+        uncompressed(compress(b"x"))
 
 
 def test_bytes_behind_the_compressed_data_are_refused():
