@@ -18,7 +18,7 @@ def layout(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def python(layout):
-    return base_images.python(layout, packages=["jupyter_client"])
+    return base_images.python(layout, packages=["pyzmq", "jupyter_core"])
 
 
 def unpacked(image, directory):
@@ -50,7 +50,7 @@ def test_busybox_is_a_small_system_of_its_own(layout, tmp_path):
 def test_python_runs_without_any_file_of_the_host(python, tmp_path):
     """Extension modules load, so all shared libraries are there; the package's own are found as well."""
     root = unpacked(python, tmp_path / "root")
-    code = "import ssl, sqlite3, ctypes, lzma, zmq, jupyter_client; print(ssl.OPENSSL_VERSION)"
+    code = "import ssl, sqlite3, ctypes, lzma, zmq, jupyter_core, traitlets; print(ssl.OPENSSL_VERSION)"
     env = dict(entry.split("=", 1) for entry in python.config["config"]["Env"])
     done = subprocess.run(["chroot", root, "python3", "-c", code], env=env, capture_output=True, text=True)
 
@@ -76,7 +76,7 @@ def test_packages_do_not_change_the_layers_below(layout, python):
 
 def test_image_made_twice_is_the_same_bytes(python, tmp_path):
     """Neither owner, nor time, nor order of files depends on who makes it and when."""
-    again = base_images.python(Layout.create(tmp_path / "again"), packages=["jupyter_client"])
+    again = base_images.python(Layout.create(tmp_path / "again"), packages=["pyzmq", "jupyter_core"])
 
     assert python.digest == again.digest
     assert {(0, 0, 0)} == {(member.uid, member.gid, member.mtime) for member in members(again)}
@@ -97,7 +97,7 @@ def test_history_tells_how_each_layer_came_to_be(python):
     said = [entry["created_by"] for entry in python.history]
 
     assert said[0].startswith("busybox with ")
-    assert ["shared libraries", f"Python {VERSION}", "packages jupyter_client"] == said[1:]
+    assert ["shared libraries", f"Python {VERSION}", "packages pyzmq jupyter_core"] == said[1:]
 
 
 def test_package_that_is_not_installed_is_named(layout):

@@ -139,6 +139,8 @@ class Session:
             answer = connection.getresponse()
         except OSError as error:
             connection.close()
+            if error.errno is None:
+                raise
             raise OSError(error.errno, f"{method} {url}: {error.strerror or error}") from None
         uploaded = len(body) if isinstance(body, bytes) else int(sent.get("Content-Length", 0))
         downloaded = int(answer.headers.get("Content-Length") or 0) if method != "HEAD" else 0

@@ -199,23 +199,6 @@ def test_copies_belong_to_root_or_to_who_is_named(context, layout):
     assert [(0, 0, 0o644), (65534, 65534, 0o644), (1, 2, 0o600), (65534, 65534, 0o644)] == owners
 
 
-def test_copy_from_a_stage_keeps_what_a_program_needs(context, layout):
-    """Owner, permissions, and the capability that lets ping(8) ping."""
-    capability = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw=ep
-    program = f"import os; os.setxattr('/ping', 'security.capability', bytes.fromhex('{capability.hex()}'))"
-    base_images.python(layout)
-    dockerfile = (
-        "FROM python:slim AS build\nRUN cp /bin/busybox /ping && chown 5:6 /ping && chmod 4711 /ping\n"
-        f'RUN ["python3", "-c", "{program}"]\nFROM scratch\nCOPY --from=build /ping /ping\n'
-    )
-    done = build(context, layout, dockerfile=dockerfile)
-    found = entries(done, -1)["ping"]
-    unpack(done.image, context / "root")
-
-    assert (5, 6, 0o4711) == (found.uid, found.gid, found.mode)
-    assert capability == os.getxattr(context / "root/ping", "security.capability")
-
-
 def test_base_image_may_be_an_argument(context, layout):
     """One file, several bases."""
     dockerfile = "ARG BASE=nothing\nFROM $BASE\nARG BASE\nRUN echo $BASE\n"

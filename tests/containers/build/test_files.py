@@ -7,6 +7,8 @@ from cnlab.containers.build.files import Tree, copy, digest, make_directories, r
 from cnlab.containers.build.ignore import Ignore
 from cnlab.errors import InvalidValue
 
+CAP_NET_RAW = bytes.fromhex("0100000200200000000000000000000000000000")  # struct vfs_cap_data, effective
+
 
 @pytest.fixture
 def context(tmp_path):
@@ -162,6 +164,21 @@ def test_set_user_id_bit_survives_the_change_of_owner(context, rootfs):
     copied(context, rootfs, "README.md", to="/su")
 
     assert 0o4755 == stat.S_IMODE((rootfs / "su").stat().st_mode)
+
+
+@pytest.mark.needs_root
+def test_copy_from_an_image_keeps_what_a_program_needs(context, rootfs):
+    """Owner, permissions, and the capability that lets ping(8) ping."""
+    ping = context / "ping"
+    ping.touch()
+    os.chown(ping, 5, 6)
+    ping.chmod(0o4711)
+    os.setxattr(ping, "security.capability", CAP_NET_RAW)
+    copy(select(context, "ping"), rootfs, "/ping")
+    found = (rootfs / "ping").stat()
+
+    assert (5, 6, 0o4711) == (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
+    assert CAP_NET_RAW == os.getxattr(rootfs / "ping", "security.capability")
 
 
 def test_socket_cannot_be_copied(context, rootfs):
