@@ -99,7 +99,7 @@ def test_exec_has_its_own_process(dockerd, docker, box):
 
 
 def test_exec_takes_input(dockerd, box):
-    assert dockerd.docker("exec", "-i", box, "cat", input="to and fro").stdout == "to and fro"
+    assert dockerd.docker("exec", "-i", box, "cat", input="there and back").stdout == "there and back"
 
 
 def test_exec_of_a_missing_program_is_told(dockerd, box):

@@ -36,7 +36,10 @@ def test_missing_program_is_told(dockerd, docker):
 
 
 def test_input_is_passed_on(dockerd, docker):
-    assert dockerd.docker("run", "--rm", "-i", "busybox", "cat", input="to and fro").stdout == "to and fro"
+    assert (
+        dockerd.docker("run", "--rm", "-i", "busybox", "cat", input="there and back").stdout
+        == "there and back"
+    )
 
 
 def test_terminal_is_one(docker, dockerd):
