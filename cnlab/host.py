@@ -259,8 +259,6 @@ def _uml() -> str:
 
 
 def _docker() -> str:
-    if is_ours_to_change() and find_program("dockerd"):
-        return f"{find_program('dockerd')} can be started here"
     address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     if not address.startswith("unix://"):
         return f"DOCKER_HOST is {address}"
@@ -269,6 +267,8 @@ def _docker() -> str:
         try:
             daemon.connect(address.removeprefix("unix://"))
         except OSError as error:
+            if is_ours_to_change() and find_program("dockerd"):
+                return f"{find_program('dockerd')} can be started here"
             raise _Missing(f"no daemon answers at {address}: {error.strerror or error}") from None
     return f"a daemon answers at {address}"
 

@@ -64,14 +64,14 @@ class Engine:
     them where `host.is_ours_to_change`.
 
     Args:
-        root: below which these places are.
         runtimes: what ``--runtime`` of ``docker run`` may name beside runc: name to path of the program.
     """
 
-    def __init__(self, root: Path = Path("/"), *, runtimes: Mapping[str, str] | None = None) -> None:
-        self.data = root / "var/lib/docker"
-        self.run = root / "run/cnlab-engine"
-        self.socket = root / "run/docker.sock"
+    data = Path("/var/lib/docker")
+    run = Path("/run/cnlab-engine")
+    socket = Path("/run/docker.sock")
+
+    def __init__(self, *, runtimes: Mapping[str, str] | None = None) -> None:
         self.runtimes = known_runtimes() if runtimes is None else runtimes
         self._stack = contextlib.ExitStack()
         self._daemons: list[Child] = []
@@ -126,7 +126,7 @@ class Engine:
         runtimes = [f"--add-runtime={name}={path}" for name, path in self.runtimes.items()]
         options = ["--storage-driver=overlay2", "--ip6tables=false", "--shutdown-timeout=1"]
         self._start(stack, group, ["dockerd", *places, *options, *runtimes])
-        self._wait_for(self._answers)
+        self._wait_for(lambda: self.socket.exists() and _answers(self.client))
 
     def _start(self, stack: contextlib.ExitStack, group: Cgroup, command: list[str]) -> None:
         program = host.find_program(command[0])
@@ -145,12 +145,6 @@ class Engine:
         if not self.is_running:
             last = (self.log.splitlines() or ["it said nothing"])[-1]
             raise EngineError(f"Docker Engine ended before it was ready: {last}")
-
-    def _answers(self) -> bool:
-        if self.socket.exists():
-            with contextlib.suppress(OSError, DockerException), contextlib.closing(self.client()) as client:
-                return bool(client.ping())
-        return False
 
     def _stop(self) -> None:
         """Remove the containers, then end the daemons, each while those it needs are there."""
@@ -200,7 +194,7 @@ def docker_engine() -> Iterator[DockerClient]:
         EngineError: it could not be started.
     """
     host.require("docker")
-    if not host.is_ours_to_change():
+    if not host.is_ours_to_change() or (not _engines and _answers(docker.from_env)):
         with contextlib.closing(docker.from_env()) as client:
             yield client
         return
@@ -246,3 +240,10 @@ def _own_engine() -> Engine:
             if not host.is_private_kernel():  # which ends, as a machine, with all that is in it
                 atexit.register(_engines[0].__exit__)
         return _engines[0]
+
+
+def _answers(connect: Callable[[], DockerClient]) -> bool:
+    """Whether there is an engine."""
+    with contextlib.suppress(OSError, DockerException), contextlib.closing(connect()) as client:
+        return bool(client.ping())
+    return False

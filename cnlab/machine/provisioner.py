@@ -165,7 +165,7 @@ class PrivateKernelProvisioner(LocalProvisioner):
 
 def guest_environment(env: dict[str, str]) -> dict[str, str]:
     """Return the guest's environment: the host's but for what names the host's user and places."""
-    foreign = ("JPY_", "XDG_", "SSH_", "SUDO_", "DBUS_")
+    foreign = ("JPY_", "XDG_", "SSH_", "SUDO_", "DBUS_", "DOCKER_")
     kept = {name: value for name, value in env.items() if not name.startswith(foreign) and name != "TMPDIR"}
     path = [*kept.get("PATH", "").split(":"), "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"]
     kept |= {

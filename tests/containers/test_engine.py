@@ -68,7 +68,7 @@ with engine.docker_engine() as client:
     web = client.containers.run(
         "busybox", ["httpd", "-f", "-h", "/etc"], detach=True, ports={"80/tcp": 8080}, mem_limit="32m"
     )
-    told["page"] = wait_until(lambda: fetch("http://127.0.0.1:8080/passwd"), timeout_s=10).decode()
+    told["page"] = wait_until(lambda: fetch("http://127.0.0.1:8080/passwd"), timeout_s=60).decode()
     told["memory.max"] = web.exec_run(["cat", "/sys/fs/cgroup/memory.max"]).output.decode()
     with engine.docker_engine() as other:
         told["seen by an inner block"] = len(other.containers.list())
@@ -80,7 +80,7 @@ with engine.docker_engine() as client:
 with engine.docker_engine() as client:
     told["is the same"] = engine._engines[-1] is first
 first._daemons[-1].signal(9)
-first._daemons[-1].wait(10)
+first._daemons[-1].wait(60)
 with engine.docker_engine() as client:
     told["after its death"] = client.ping()
 engine._engines.pop().__exit__()
@@ -88,14 +88,14 @@ told["before"], told["after"] = before, traces()
 print(json.dumps(told, default=str))
 """
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
 def told() -> dict[str, Any]:
     """What the cell of a student's notebook told."""
     with Student() as student:
-        return json.loads(in_private_kernel(student, GUEST, timeout_s=120).splitlines()[-1])
+        return json.loads(in_private_kernel(student, GUEST, timeout_s=280).splitlines()[-1])
 
 
 @pytest.mark.needs_uml
