@@ -107,7 +107,8 @@ def build(
     """
     is_text = "\n" in dockerfile
     text = dockerfile if is_text else Path(context, dockerfile).read_text()
-    stages = Stages(parse(text, "Dockerfile" if is_text else dockerfile))
+    build_args = dict(build_args or {})
+    stages = Stages.of(parse(text, "Dockerfile" if is_text else dockerfile), build_args)
     with contextlib.ExitStack() as stack:
         own_store = functools.cache(lambda: stack.enter_context(temporary_store()))
         tree = files.Tree(Path(context).resolve(), "the context", Ignore.of(Path(context)))
@@ -115,7 +116,7 @@ def build(
             stages=stages,
             layout=layout,
             performer=Performer(own_store if store is None else lambda: store, tree, source_date_epoch),
-            build_args=dict(build_args or {}),
+            build_args=build_args,
             use_cache=not no_cache,
             created=int(time.time()) if source_date_epoch is None else source_date_epoch,
             on_step=on_step,
@@ -161,16 +162,15 @@ class _Builder:
 
     def _begin(self, number: int, base: From) -> _State:
         started = time.perf_counter()
-        name = resolve(base, self._global_arguments()).image
-        earlier = self.stages.find(name, before=number)
-        if name == SCRATCH:
-            state = _State(first_key(SCRATCH))
+        earlier = self.stages.find(base.image, before=number)
+        if base.image == SCRATCH:
+            state = _State(first_key(SCRATCH, self.performer.epoch))
         elif earlier is not None:
             state = replace(self.states[earlier], arguments={}, has_own_cmd=False)
         else:
-            image = self._open(name)
+            image = self._open(base.image)
             config = dict(image.config.get("config") or {})
-            state = _State(first_key(image.digest), image.layers, config, image.history)
+            state = _State(first_key(image.digest, self.performer.epoch), image.layers, config, image.history)
         size = sum(layer.descriptor.size for layer in state.layers)
         self._report(number, base, started, is_cached=True, layer_size=size)
         return state
@@ -242,16 +242,8 @@ class _Builder:
         name = instruction.name
         if name in self.build_args:
             return {name: self.build_args[name]}
-        default = self._global_arguments().get(name) if instruction.default is None else instruction.default
+        default = self.stages.arguments.get(name) if instruction.default is None else instruction.default
         return {} if default is None else {name: default}
-
-    def _global_arguments(self) -> dict[str, str]:
-        """Return the ARGs before the first FROM."""
-        values: dict[str, str] = {}
-        for argument in self.stages.dockerfile.arguments:
-            default = resolve(argument, values).default or ""
-            values[argument.name] = self.build_args.get(argument.name, default)
-        return values
 
     def _report(self, stage: int, instruction: Instruction, started: float, **outcome: Any) -> None:
         step = Step(
@@ -271,7 +263,7 @@ class _Builder:
         try:
             yield
         except (BuildError, InvalidImage, InvalidValue, OSError) as error:
-            where = f"{self.stages.dockerfile.name}:{instruction.line}"
+            where = f"{self.stages.name}:{instruction.line}"
             reason = error.strerror if isinstance(error, OSError) and not error.filename else error
             said = BuildError(f"{where}: {instruction.text}: {reason}")
             for note in getattr(error, "__notes__", ()):

@@ -63,9 +63,9 @@ class Cache:
             shutil.rmtree(self.directory)
 
 
-def first_key(base: str) -> str:
-    """Return the key of a stage's beginning: the digest of its base image."""
-    return _key(["FROM", base])
+def first_key(base: str, epoch: int | None = None) -> str:
+    """Return the key of a stage's beginning: the digest of its base image, and which times are allowed."""
+    return _key(["FROM", base, epoch])
 
 
 def next_key(parent: str, instruction: Instruction, *others: str) -> str:

@@ -1,23 +1,31 @@
 """Which stages of a Dockerfile an image needs."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
-from cnlab.containers.dockerfile import Dockerfile, Stage
+from cnlab.containers.dockerfile import Dockerfile, Stage, resolve
 from cnlab.containers.instructions import Copy
 from cnlab.errors import InvalidValue
 
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The stages of a file, to be found by name or number."""
+    """The stages of a file, to be found by name or number; what stands after FROM has no variables left."""
 
-    dockerfile: Dockerfile
+    name: str  # the file's
+    stages: tuple[Stage, ...]
+    arguments: Mapping[str, str]  # the ARGs before the first FROM
 
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """All of them, in the order of the file."""
-        return self.dockerfile.stages
+    @classmethod
+    def of(cls, dockerfile: Dockerfile, build_args: Mapping[str, str]) -> Self:
+        """Take the stages of a file, with the caller's values for its ARGs."""
+        arguments: dict[str, str] = {}
+        for argument in dockerfile.arguments:
+            default = resolve(argument, arguments).default or ""
+            arguments[argument.name] = build_args.get(argument.name, default)
+        stages = (replace(stage, base=resolve(stage.base, arguments)) for stage in dockerfile.stages)
+        return cls(dockerfile.name, tuple(stages), arguments)
 
     def find(self, name: str, *, before: int) -> int | None:
         """Return the number of an earlier stage, or None: then the name is an image's."""
@@ -35,7 +43,7 @@ class Stages:
         found = self.find(name, before=len(self.stages))
         if found is None:
             names = ", ".join(stage.name or str(number) for number, stage in enumerate(self.stages))
-            raise InvalidValue(f"{self.dockerfile.name} has no stage {name!r}; it has {names}")
+            raise InvalidValue(f"{self.name} has no stage {name!r}; it has {names}")
         return found
 
     def needed_for(self, target: int) -> list[int]:

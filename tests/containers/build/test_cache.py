@@ -31,6 +31,7 @@ def test_place_in_the_file_does_not_count():
     "key",
     [
         next_key(first_key("sha256:b"), RUN),
+        next_key(first_key("sha256:a", epoch=0), RUN),
         next_key(first_key("sha256:a"), replace(RUN, command="make all")),
         next_key(first_key("sha256:a"), replace(RUN, command=("make",))),
         next_key(first_key("sha256:a"), RUN, "A=1"),

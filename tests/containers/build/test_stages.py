@@ -4,7 +4,7 @@ from cnlab.containers.build.stages import Stages
 from cnlab.containers.dockerfile import parse
 from cnlab.errors import InvalidValue
 
-STAGES = Stages(
+STAGES = Stages.of(
     parse(
         "FROM busybox AS tools\n"
         "FROM tools AS build\n"
@@ -14,7 +14,8 @@ STAGES = Stages(
         "COPY --from=busybox /b /b\n"
         "FROM app AS debug\n"
         "COPY --from=2 /docs /docs\n"
-    )
+    ),
+    {},
 )
 
 
@@ -40,7 +41,7 @@ def test_name_has_no_case():
 
 def test_second_stage_of_a_name_hides_the_first():
     """As a variable that is set again."""
-    twice = Stages(parse("FROM a AS x\nFROM b AS x\nFROM x\n"))
+    twice = Stages.of(parse("FROM a AS x\nFROM b AS x\nFROM x\n"), {})
 
     assert 1 == twice.find("x", before=2)
 
@@ -49,3 +50,11 @@ def test_unknown_target_is_told_with_those_there_are():
     """A misspelt target would otherwise be looked for in the file."""
     with pytest.raises(InvalidValue, match="has no stage 'ap'; it has tools, build, docs, app, debug"):
         STAGES.index("ap")
+
+
+def test_base_named_by_an_argument_is_needed():
+    """The argument decides which of the earlier stages is built."""
+    dockerfile = parse("ARG base=a\nARG from=$base\nFROM x AS a\nFROM y AS b\nFROM $from\n")
+
+    assert [0, 2] == Stages.of(dockerfile, {}).needed_for(2)
+    assert [1, 2] == Stages.of(dockerfile, {"base": "b"}).needed_for(2)
