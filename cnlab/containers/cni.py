@@ -18,6 +18,7 @@ See: CNI spec 1.1, https://www.cni.dev/docs/spec/; `cni_protocol` for what goes 
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -68,7 +69,8 @@ def add(request: Request) -> Json:
         with _undone_if_it_fails(request, attachment):
             lease = cni_ipam.add(request)
             gateway = lease.gateway or ipam.gateway_of(lease.address.network)
-            _ensure_bridge(host, bridge, IPv4Interface((gateway, lease.address.network.prefixlen)), mtu)
+            own = IPv4Interface((gateway, lease.address.network.prefixlen))
+            _ensure_bridge(request, host, own, mtu)
             plumbing.connect(
                 host,
                 there,
@@ -195,10 +197,28 @@ def _namespace(request: Request) -> NetNs:
         ) from None
 
 
-def _ensure_bridge(host: Rtnetlink, name: str, address: IPv4Interface, mtu: int) -> None:
-    with contextlib.suppress(FileExistsError):  # another container's plugin has made it, perhaps just now
-        plumbing.make_bridge(host, name, address, mtu=mtu)
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+def _ensure_bridge(request: Request, host: Rtnetlink, address: IPv4Interface, mtu: int) -> None:
+    """Make the bridge, or complete the one that is there; one plugin at a time."""
+    name = _bridge(request)
+    with _locked(_state_directory(request)):
+        if name not in (link.name for link in host.links()):
+            plumbing.make_bridge(host, name, address, mtu=mtu)
+        elif host.link(name).kind != "bridge":
+            raise CniError(protocol.INVALID_CONFIG, f"there is a link {name!r}, and it is no bridge")
+        else:
+            with contextlib.suppress(FileExistsError):
+                host.add_address(name, address)
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _apply_rules(request: Request, attachment: Attachment, address: IPv4Interface) -> None:
@@ -281,9 +301,15 @@ def _tear_down(request: Request, attachment: Attachment) -> None:
 
 
 def _record(request: Request, attachment: Attachment) -> Path:
-    directory = Path(request.config.get("stateDir") or "/run/cnlab-cni") / request.network
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = _state_directory(request) / request.network
+    directory.mkdir(exist_ok=True)
     return directory / attachment.key
+
+
+def _state_directory(request: Request) -> Path:
+    directory = Path(request.config.get("stateDir") or "/run/cnlab-cni")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 def _recorded(request: Request) -> list[Attachment]:

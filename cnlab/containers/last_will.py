@@ -22,6 +22,7 @@ class LastWill:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            cwd="/",  # where it keeps nothing busy
             start_new_session=True,  # what kills our process group must not kill it
         )
         return self

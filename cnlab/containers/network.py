@@ -80,6 +80,7 @@ class Network:
         self._wanted_subnet = None if subnet is None else ipam.parse_subnet(subnet)
         self._held: dict[str, contextlib.ExitStack] = {}
         self._lock = threading.RLock()
+        self._is_open = False
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -90,16 +91,18 @@ class Network:
             self._pool = ipam.Pool(self.subnet)
             self.gateway = self._pool.gateway
             self._make_bridge(stack)
-            self._load_rules(replacing=False)
+            self.rules.apply(self.backend)
             stack.callback(lambda: nat.run(self.rules.removal(self.backend)))
             stack.enter_context(NameServer(self.gateway, lookup=self.resolve, reverse=self._name_of))
             self._stack = stack.pop_all()
+        self._is_open = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock, inside(self._home), self._stack, contextlib.ExitStack() as attachments:
+            self._is_open = False
             for held in self._held.values():
                 attachments.enter_context(held)
             self._held.clear()
@@ -152,8 +155,9 @@ class Network:
         )
         return nat.Rules(self.name, self.bridge, self.subnet, published, internal=self.internal)
 
-    def _load_rules(self, *, replacing: bool = True) -> None:
-        self.rules.apply(self.backend, replacing=replacing)
+    def _reload_rules(self) -> None:
+        if self._is_open:  # else they are removed as a whole
+            self.rules.apply(self.backend, replacing=True)
 
     # Containers
 
@@ -199,11 +203,11 @@ class Network:
                 tuple(aliases),
             )
             if published:
-                stack.callback(self._load_rules)
+                stack.callback(self._reload_rules)
             stack.callback(self.attachments.pop, name)
             self.attachments[name] = attachment
             if published:
-                self._load_rules()
+                self._reload_rules()
             self._held[name] = stack.pop_all()
         return attachment
 

@@ -1,11 +1,13 @@
 """The plugin, called as the specification says; and by podman, which calls plugins in earnest."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 from netlab import HOST_OUTSIDE, OUTSIDE, ask, serving, world_outside
 
 from cnlab.linux.namespaces import spawn
-from cnlab.linux.netns import NetNs
+from cnlab.linux.netns import NetNs, inside
 from cnlab.linux.rtnetlink import Rtnetlink
 
 pytestmark = pytest.mark.needs_root
@@ -289,7 +291,7 @@ def test_second_addition_is_refused_and_the_first_stays(host, container, config)
         ({"ipam": {"type": "cnlab-cni"}}, 7),
         ({"ipam": {"type": "cnlab-cni", "subnet": "10.5.0.0/33"}}, 7),
         ({"bridge": "sixteen-bytes-xx"}, 7),
-        ({"bridge": "lo"}, 100),
+        ({"bridge": "lo"}, 7),
         ({"runtimeConfig": {"portMappings": [{"hostPort": 70000, "containerPort": 80}]}}, 7),
     ],
 )
@@ -313,6 +315,34 @@ def test_full_subnet_is_to_be_tried_again_later(host, container, config):
         Caller([small], container, "c2", "eth1").add()
 
     assert failure(caught)["code"] == 11
+
+
+def test_containers_that_start_at_once_share_one_bridge(host, config):
+    """A kubelet starts all containers of a machine when it boots, and the first of them makes the bridge."""
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(6) as pool:
+        children = [stack.enter_context(spawn(["sleep", "600"], new=("net",))) for _ in range(6)]
+        callers = [Caller([config], f"/proc/{child.pid}/ns/net", f"c{child.pid}") for child in children]
+        home = stack.enter_context(NetNs.current())
+
+        def add(caller: Caller) -> str:
+            with inside(home):
+                return caller.add()["ips"][0]["address"].partition("/")[0]
+
+        addresses = list(pool.map(add, callers))
+        for child, address in zip(children, addresses, strict=True):
+            with serving(child, "hello"):
+                assert ask(address) == "hello for 10.5.0.1"
+
+    assert len(set(addresses)) == 6
+
+
+def test_bridge_that_is_there_is_used(host, container, config):
+    """Made by an administrator, say; it only lacks the gateway's address."""
+    with Rtnetlink() as ip:
+        ip.add_bridge("cni9", mac="02:00:00:00:00:42", up=True)
+    address = Caller([config], container).add()["ips"][0]["address"]
+    with serving(container, "web"):
+        assert ask(address.partition("/")[0]) == "web for 10.5.0.1"
 
 
 def test_namespace_that_is_not_there_is_an_unknown_container(host, config):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import netlab
@@ -352,6 +353,51 @@ def test_failure_in_the_block_undoes_all(host, containers):
     with contextlib.suppress(ZeroDivisionError), Network("net0") as net:
         net.attach(containers[0], name="web", ports={80: 8080})
         raise ZeroDivisionError
+
+
+def test_many_containers_come_and_go_at_once(host):
+    """From several threads, as a client does that starts a whole application."""
+    with Network("net0") as net, contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as pool:
+        containers = [stack.enter_context(NetNs.create()) for _ in range(24)]
+
+        def live(numbered: tuple[int, NetNs]) -> str:
+            number, container = numbered
+            attachment = net.attach(
+                container, name=f"c{number}", ports={80: None} if number % 4 == 0 else None
+            )
+            if number % 2:
+                net.detach(attachment)
+            return str(attachment.address.ip)
+
+        addresses = list(pool.map(live, enumerate(containers)))
+
+        assert len(set(addresses)) == 24
+        assert sorted(net.attachments) == sorted(f"c{number}" for number in range(0, 24, 2))
+
+
+UNPRIVILEGED = """
+import netlab
+from cnlab.containers.network import Network
+from cnlab.linux.namespaces import spawn
+from cnlab.linux.netns import NetNs
+
+def run() -> None:
+    with netlab.host(), NetNs.create() as container, Network("net0") as net:
+        net.attach(container, name="web", ports={80: 8080})
+        with netlab.serving(container, "web"):
+            print(netlab.ask("127.0.0.1", 8080))
+
+with spawn(run, new=("user", "net", "mnt"), capture=True) as child:
+    print(child.stdout.read(), child.stderr.read())
+"""
+
+
+@pytest.mark.needs_userns
+def test_unprivileged_user_has_networks_in_a_user_namespace(student):
+    """What rootless engines do; from there to the world it takes one more step, such as slirp."""
+    tests = {"PYTHONPATH": str(Path(netlab.__file__).parent)}
+
+    assert student.run([sys.executable, "-c", UNPRIVILEGED], env=tests).stdout.startswith("web for 10.89.0.1")
 
 
 MAKE_AND_WAIT = """

@@ -9,10 +9,10 @@ from private_kernel import in_private_kernel
 
 TESTS = Path(__file__).parents[1]
 FILES = ("netlab.py", "containers/test_network.py", "containers/test_cni.py")
-CHOSEN = """
-published_port_answers or from_outside_only or world_outside or closed_to_each_other or find_each_other
-or loopback_of or killed_process or last_network_has_gone or reaches_the_world or deletion_leaves_nothing
-"""
+CHOSEN = (
+    "(loopback or from_outside_only or world_outside or closed_to_each_other or find_each_other"
+    " or killed_process or reaches_the_world or deletion_leaves_nothing) and not dropped"
+)
 
 
 @pytest.mark.slow
@@ -25,7 +25,7 @@ def test_networks_work_in_the_private_kernel(student):
         (student.home / "tests" / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(TESTS / file, student.home / "tests" / file)
     command = [sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"]
-    command += [f"--rootdir={student.home}", "-k", f"({' '.join(CHOSEN.split())}) and not dropped"]
+    command += [f"--rootdir={student.home}", "-k", CHOSEN]
     command += [f"{student.home}/tests/containers"]
     code = f"""
 import subprocess
@@ -36,4 +36,4 @@ assert done.returncode == 0, done.stdout
 """
     said = in_private_kernel(student, code, timeout_s=200)
 
-    assert "14 passed" in said, said
+    assert "9 passed" in said, said
