@@ -12,7 +12,7 @@ again, and one whose inputs changed (a `git pull`) is brought up to date.
 With root, or sudo that asks no password, apt-get installs the packages of binder/apt.txt, but none that would
 start a daemon or push out another package. These, and without root all of them, are downloaded and unpacked
 below `.venv/apt`, where `cnlab.host.find_program` and the private kernel find them: then nothing is left
-outside the checkout.
+outside the checkout. `--tests` is for machines of developers: it installs Docker Engine like all else.
 """
 
 from __future__ import annotations  # old interpreters must get as far as the message about their age
@@ -394,13 +394,16 @@ def unpack(deb: Path, root: Path) -> None:
         raise SetupError(f"cannot unpack {deb.name}: {telling_line(unpacked.stderr.splitlines())}")
 
 
-def install_programs(env: Environment, names: Sequence[str]) -> None:
-    """Bring the system packages `names` by the best way this machine and user have."""
+def install_programs(env: Environment, names: Sequence[str], *, daemons: bool = False) -> None:
+    """Bring the system packages `names` by the best way this machine and user have.
+
+    Packages that start a daemon are installed into the system only if `daemons` may be.
+    """
     if not shutil.which("apt-get", path=SYSTEM_PATH):
         say(f"this machine has no apt-get; install what these Debian packages hold: {' '.join(names)}")
         return
     wanted = missing_here(names)
-    ours = [name for name in wanted if name in DAEMONS] if as_root() is not None else wanted
+    ours = wanted if as_root() is None else [name for name in wanted if name in DAEMONS and not daemons]
     if others := [name for name in wanted if name not in ours]:
         try:
             apt_install(others)
@@ -475,9 +478,10 @@ def set_up(env: Environment, *, tests: bool) -> None:
     env.once("python", fingerprint(*python_inputs), lambda: install_python_packages(env))
     warm_inputs = [ROOT / "requirements.lock", *sorted((ROOT / "cnlab").rglob("*.py"))]
     env.once("warm", fingerprint(*warm_inputs), lambda: warm_up(env))
-    for path in [ROOT / "binder/apt.txt"] + ([ROOT / "tests/apt.txt"] if tests else []):
+    for path in ([ROOT / "tests/apt.txt"] if tests else []) + [ROOT / "binder/apt.txt"]:
         names = package_names(path.read_text())
-        env.once(f"{path.parent.name}-apt", fingerprint(path), partial(install_programs, env, names))
+        install = partial(install_programs, env, names, daemons=path.parent.name == "tests")
+        env.once(f"{path.parent.name}-apt", fingerprint(path), install)
     env.once("uml", UML_SUITE, lambda: install_kernel(env))
     if tests:
         env.once("npm", fingerprint(ROOT / "tests/browser/package-lock.json"), install_node_packages)

@@ -103,6 +103,13 @@ def test_no_daemon_is_started_on_the_machine_of_somebody_with_sudo(steps):
     assert [("apt", ["iproute2"]), ("unpack", ["docker.io"])] == steps
 
 
+def test_who_runs_the_tests_gets_the_engine_installed(steps):
+    """They run it on the host, where a program without its libraries beside it does not start."""
+    bootstrap.install_programs(Environment(bootstrap.ROOT), ["docker.io", "podman"], daemons=True)
+
+    assert [("apt", ["docker.io", "podman"])] == steps
+
+
 def test_package_that_would_push_out_another_is_unpacked_for_us_alone(monkeypatch, steps):
     """`busybox-static` and `busybox` exclude each other, and the system may need the second."""
 
