@@ -118,10 +118,9 @@ def _compare(upper: str, lowers: Sequence[str], path: str, *, is_overlay: bool) 
         is_overlay: whether `upper` holds only what changed, and whiteouts.
     """
     names = set(os.listdir(upper))
-    if not is_overlay or is_opaque(upper):
-        below = {name for directory in lowers for name in os.listdir(directory)}
-    else:
-        below = set()  # what upper does not mention is unchanged
+    is_overlay = is_overlay and not is_opaque(upper)  # nothing below an opaque directory is merged either
+    # What an overlay's upper directory does not mention is unchanged.
+    below = set() if is_overlay else {name for directory in lowers for name in os.listdir(directory)}
     for name in sorted(names | below, key=os.fsencode):
         here = f"{path}/{name}" if path else name
         before = _versions(lowers, name)
