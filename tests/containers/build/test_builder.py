@@ -4,9 +4,8 @@ import subprocess
 import tempfile
 
 import pytest
-from dockerd import private_dockerd
 
-from cnlab.containers import archive, base_images
+from cnlab.containers import base_images
 from cnlab.containers.build import BuildError, Cache, build
 from cnlab.containers.dockerfile import DockerfileError
 from cnlab.containers.image import unpack
@@ -294,23 +293,6 @@ def test_build_from_the_cache_needs_no_mount(context, layout, monkeypatch):
     monkeypatch.setattr("cnlab.containers.build.builder.temporary_store", None)
 
     assert first.image.digest == build(context, layout).image.digest
-
-
-def test_docker_runs_what_we_built_and_tells_its_history(context, layout, tmp_path):
-    """Docker has the last word on whether this is an image."""
-    done = build(context, layout, tag="app:1")
-    archive.save({"app:1": done.image}, tmp_path / "app.tar")
-    with private_dockerd() as engine:
-        engine.docker("load", "--input", str(tmp_path / "app.tar"))
-        said = engine.docker("run", "--rm", "--network=none", "app:1").stdout
-        shown = engine.docker("history", "--no-trunc", "--format={{json .}}", "app:1").stdout
-        image_id = engine.docker("images", "--no-trunc", "--quiet", "app:1").stdout.strip()
-    history = [json.loads(line) for line in shown.splitlines()]
-
-    assert "a\nb\n" == said
-    assert done.image.id == image_id
-    assert [step.text for step in done.steps[:0:-1]] == [entry["CreatedBy"] for entry in history[:-1]]
-    assert "0B" == history[0]["Size"]
 
 
 def test_skopeo_reads_what_we_built(context, layout):
