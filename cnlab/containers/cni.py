@@ -141,7 +141,8 @@ def status(request: Request) -> None:
 
 def version(request: Request) -> Json:
     """Say which versions of the specification we speak."""
-    return {"cniVersion": protocol.VERSIONS[-1], "supportedVersions": list(protocol.VERSIONS)}
+    spoken = request.config.get("cniVersion") or protocol.VERSIONS[-1]
+    return {"cniVersion": spoken, "supportedVersions": list(protocol.VERSIONS)}
 
 
 COMMANDS: dict[str, Callable[[Request], Json | None]] = {
@@ -169,6 +170,8 @@ def main() -> int:
         failure = CniError(protocol.KERNEL_REFUSED, error.strerror or str(error))
     except CnlabError as error:
         failure = CniError(protocol.INVALID_CONFIG, str(error))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        failure = CniError(protocol.INVALID_CONFIG, "a field of the configuration is malformed", repr(error))
     else:
         if answer is not None:
             print(json.dumps(answer))
@@ -190,11 +193,16 @@ def _bridge(request: Request) -> str:
 
 def _namespace(request: Request) -> NetNs:
     try:
-        return NetNs.open(request.netns)
+        there = NetNs.open(request.netns)
     except OSError as error:
         raise CniError(
             protocol.UNKNOWN_CONTAINER, f"no network namespace at {request.netns!r}", str(error)
         ) from None
+    with NetNs.current() as here:
+        if there.inode == here.inode:
+            there.close()
+            raise CniError(protocol.INVALID_ENVIRONMENT, f"CNI_NETNS {request.netns!r} is the host's own")
+    return there
 
 
 def _ensure_bridge(request: Request, host: Rtnetlink, address: IPv4Interface, mtu: int) -> None:

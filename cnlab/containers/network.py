@@ -90,7 +90,13 @@ class Network:
             self.subnet = self._wanted_subnet or ipam.free_subnet(self._used())
             self._pool = ipam.Pool(self.subnet)
             self.gateway = self._pool.gateway
-            self._make_bridge(stack)
+            try:
+                self._make_bridge(stack)
+            except PermissionError as error:
+                error.add_note(
+                    "Hint: only root may; choose the kernel 'Cloud Native Lab', where you are root"
+                )
+                raise
             self.rules.apply(self.backend)
             stack.callback(lambda: nat.run(self.rules.removal(self.backend)))
             stack.enter_context(NameServer(self.gateway, lookup=self.resolve, reverse=self._name_of))

@@ -293,6 +293,8 @@ def test_second_addition_is_refused_and_the_first_stays(host, container, config)
         ({"bridge": "sixteen-bytes-xx"}, 7),
         ({"bridge": "lo"}, 7),
         ({"runtimeConfig": {"portMappings": [{"hostPort": 70000, "containerPort": 80}]}}, 7),
+        ({"runtimeConfig": {"portMappings": [{"containerPort": 80}]}}, 7),
+        ({"mtu": "large"}, 7),
     ],
 )
 def test_failed_addition_leaves_nothing(host, container, config, tmp_path, change, code):
@@ -353,11 +355,19 @@ def test_namespace_that_is_not_there_is_an_unknown_container(host, config):
     assert failure(caught)["code"] == 3
 
 
+def test_host_itself_is_no_container(host, config):
+    """A runtime that mixes up its namespaces must not lose the machine's network."""
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        Caller([config], "/proc/self/ns/net").add()
+
+    assert failure(caught)["code"] == 4
+
+
 def test_version_lists_what_is_spoken():
     """The runtime asks this first."""
-    said = Caller([], "").call("VERSION", {"type": "cnlab-cni", "cniVersion": "1.1.0"})
+    said = Caller([], "").call("VERSION", {"type": "cnlab-cni", "cniVersion": "0.4.0"})
 
-    assert said["cniVersion"] == "1.1.0"
+    assert said["cniVersion"] == "0.4.0"
     assert {"0.4.0", "1.0.0", "1.1.0"} <= set(said["supportedVersions"])
 
 

@@ -99,7 +99,7 @@ def test_refusal_says_what_the_program_said(backend):
     """Its message names the line."""
     broken = replace(RULES, subnet="10.5.0.0/33")
 
-    with pytest.raises(CnlabError, match=r"10.5.0.0/33|[Ll]ine"):
+    with pytest.raises(CnlabError, match=r"10.5.0.0/33|(?i:line)"):
         broken.apply(backend)
     assert "net0" not in listed(backend)
 

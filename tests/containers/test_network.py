@@ -375,6 +375,16 @@ def test_many_containers_come_and_go_at_once(host):
         assert sorted(net.attachments) == sorted(f"c{number}" for number in range(0, 24, 2))
 
 
+def test_refusal_tells_an_unprivileged_user_where_to_go(student):
+    """Before anything is made."""
+    code = "from cnlab.containers.network import Network; Network('net0').__enter__()"
+
+    said = student.run([sys.executable, "-c", code], check=False).stderr
+
+    assert "add_bridge(net0): Operation not permitted" in said
+    assert "Hint: only root may" in said
+
+
 UNPRIVILEGED = """
 import netlab
 from cnlab.containers.network import Network
