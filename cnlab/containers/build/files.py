@@ -140,11 +140,11 @@ def copy(
     for source in sources:
         target = PurePosixPath(destination, source.target) if is_directory else PurePosixPath(destination)
         if source.path.is_dir() and not source.path.is_symlink():
-            written = make_directories(rootfs, str(target))
+            written = make_directories(rootfs, str(target), owner=owner)
             if source.target:  # else it is the destination, which keeps what it has, or the default
                 _dress(source.path, written, owner, None)
         else:
-            written = make_directories(rootfs, str(target.parent)) / target.name
+            written = make_directories(rootfs, str(target.parent), owner=owner) / target.name
             _write(source.path, written)
             _dress(source.path, written, owner, mode)
 
@@ -194,8 +194,12 @@ def resolve(root: Path, path: str) -> Path:
         os.close(fd)
 
 
-def make_directories(root: Path, path: str) -> Path:
-    """Make the directories that are missing on the way to `path` in a tree; return where it leads."""
+def make_directories(root: Path, path: str, *, owner: tuple[int, int] | None = None) -> Path:
+    """Make the directories that are missing on the way to `path` in a tree; return where it leads.
+
+    Raises:
+        InvalidValue: something on the way is no directory.
+    """
     found = resolve(root, "")
     done = PurePosixPath()
     for part in PurePosixPath(path.lstrip("/")).parts:
@@ -207,6 +211,8 @@ def make_directories(root: Path, path: str) -> Path:
             if found.is_symlink():
                 raise InvalidValue(f"/{done} is a link that leads nowhere") from None
             found.mkdir(mode=0o755)
+            if owner:
+                os.chown(found, *owner)
         if not found.is_dir():
             raise InvalidValue(f"/{done} is no directory")
     return found

@@ -22,7 +22,7 @@ WORKDIR /src
 COPY --chown=1:2 app/ .
 RUN mkdir -p /out/bin && cp main.py /out/bin/ && echo "$GREETING from $NAME" > /out/greeting \
     # a comment within
-    && ln -s bin/main.py /out/link && chmod 4711 /out/bin/main.py
+    && ln -s bin/main.py /out/link && chmod 4711 /out/bin/main.py && chown 5:6 /out/greeting
 USER nobody
 RUN id -u > /tmp/who; pwd >> /tmp/who
 
@@ -34,6 +34,8 @@ LABEL one=1 two="2 three"
 LABEL four 4 five
 ENV OLD style value
 COPY --from=build /out /srv/
+COPY --from=build --chown=7 /out/greeting /owned/deep/
+COPY --chown=8:9 app /owned/app
 COPY --from=build /tmp/who /tmp/who
 COPY ["with blank.txt", "/docs/"]
 COPY app/*.txt README.md /docs/
