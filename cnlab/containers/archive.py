@@ -131,6 +131,8 @@ def load(archive: str | os.PathLike[str] | BinaryIO, layout: Layout) -> dict[str
     try:
         files.receive(archive)
         found = _oci_images(files) if files.has("index.json") else _docker_images(files)
+        if not found:
+            raise InvalidImage("archive holds no images: its index is empty")
         wanted = layout.reachable(descriptor for _, descriptor in found)
         for name, descriptor in found:
             layout.tag(name, descriptor)
@@ -174,12 +176,12 @@ class _Files:
 
     def blob(self, name: Any) -> Descriptor:
         """Return the blob that the file `name` has become."""
-        wanted = name
+        found = name if isinstance(name, str) else ""
         for _ in range(_MAX_LINKS):
-            name = self._links.get(name, name) if isinstance(name, str) else name
-        if name not in self._blobs:
-            raise InvalidImage(f"archive has no file {wanted!r}")
-        return self._blobs[name]
+            found = self._links.get(found, found)
+        if found not in self._blobs:
+            raise InvalidImage(f"archive has no file {name!r}")
+        return self._blobs[found]
 
     def read(self, name: str) -> bytes:
         return self.layout.read_blob(self.blob(name))
@@ -233,8 +235,9 @@ def _docker_images(files: _Files) -> list[tuple[str, Descriptor]]:
     """Make a manifest for each image of a docker-archive, which has none."""
     found = []
     for item in _items(files):
+        names = _tags_of(item) or [""]
         descriptor = _manifest_for(files, item)
-        found += [(name, descriptor) for name in _tags_of(item) or [""]]
+        found += [(name, descriptor) for name in names]
     return found
 
 
