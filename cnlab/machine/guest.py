@@ -210,6 +210,10 @@ def _complete_cpuinfo() -> None:
     original, complete = Path("/proc/cpuinfo"), CONNECTION_FILE.with_name("cpuinfo")
     complete.write_text(original.read_text().rstrip("\n") + "\n\n")
     syscalls.mount(complete, original, flags=syscalls.MS_BIND)
+    # A user namespace may mount a /proc only where it already sees one that nothing covers a part of.
+    uncovered = CONNECTION_FILE.with_name("proc")
+    uncovered.mkdir()
+    syscalls.mount("proc", uncovered, "proc")
 
 
 def _prefer_legacy_iptables() -> None:

@@ -50,6 +50,18 @@ def test_firewall_tools_mean_the_one_that_this_kernel_has() -> None:
     assert cell.text.split() == ["True", "True"]
 
 
+def test_user_namespace_can_have_a_proc_of_its_own() -> None:
+    """Rootless containers begin so; the kernel refuses where a part of the only /proc is covered."""
+    with Notebook() as notebook:
+        cell = notebook.run(
+            "from cnlab.linux import namespaces\n"
+            "kinds = ('user', 'mnt', 'pid')\n"
+            "print(namespaces.run(['cat', '/proc/1/comm'], new=kinds, mount_proc=True, check=True).stdout)"
+        )
+
+    assert cell.text.strip() == "cat"
+
+
 def test_daemons_find_run_at_both_its_names() -> None:
     """Clients of the Docker Engine look for its socket in /var/run."""
     with Notebook() as notebook:
