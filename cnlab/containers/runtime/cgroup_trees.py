@@ -127,8 +127,7 @@ def inherit_cpuset(directory: str) -> None:
     """Copy processors and memory nodes from above: without them no process may enter a version 1 cpuset."""
     above = os.path.dirname(directory)
     for file in ("cpuset.cpus", "cpuset.mems"):
-        if not read(f"{directory}/{file}").strip():
-            write(f"{directory}/{file}", read(f"{above}/{file}").strip())
+        write(f"{directory}/{file}", read(f"{above}/{file}").strip())
 
 
 def read(path: str) -> str:
@@ -143,12 +142,14 @@ def read(path: str) -> str:
     return found.decode()
 
 
-def write(path: str, line: str) -> None:
-    """Write to a file that the kernel has made; never make one."""
+def write(path: str, *lines: str) -> None:
+    """Write to a file that the kernel has made, line by line; never make one."""
+    line = ""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(fd, line.encode())
+            for line in lines:
+                os.write(fd, line.encode())
         finally:
             os.close(fd)
     except OSError as error:

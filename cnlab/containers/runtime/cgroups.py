@@ -203,9 +203,8 @@ class Cgroups:
 
             return device_filter.attach(self.directories[0], rules)
         directory = self.directory_of("devices")
-        for rule in rules:
-            file = "devices.allow" if rule.get("allow") else "devices.deny"
-            write(f"{directory}/{file}", oci.device_line(rule))
+        for is_allowed, lines in oci.device_lines(rules):
+            write(f"{directory}/devices.{'allow' if is_allowed else 'deny'}", *lines)
 
     def freeze(self) -> None:
         """Stop all that runs in the group, and return when it has stopped.
@@ -334,6 +333,18 @@ def group_path(path: str | None, container_id: str) -> str:
 
 
 def _has_gone(directory: str) -> bool:
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno not in _BUSY:
+            raise
+        return _has_gone_with_those_below(directory)
+    return True
+
+
+def _has_gone_with_those_below(directory: str) -> bool:
     try:
         for path, _, _ in os.walk(directory, topdown=False):
             os.rmdir(path)

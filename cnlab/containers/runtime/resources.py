@@ -119,6 +119,17 @@ def device_line(rule: Resources) -> str:
     return f"{kind} {':'.join(numbers)} {rule.get('access') or 'rwm'}"
 
 
+def device_lines(rules: list[Resources]) -> list[tuple[bool, list[str]]]:
+    """Return the lines of all rules, those that go to the same file one after the other together."""
+    found: list[tuple[bool, list[str]]] = []
+    for rule in rules:
+        is_allowed = bool(rule.get("allow"))
+        if not found or found[-1][0] != is_allowed:
+            found.append((is_allowed, []))
+        found[-1][1].append(device_line(rule))
+    return found
+
+
 def weight_of_shares(shares: int) -> int:
     """Map ``cpu.shares`` (2 to 262144) to ``cpu.weight`` (1 to 10000), linearly, as the other runtimes do."""
     return 1 + (min(max(shares, 2), 262_144) - 2) * 9999 // 262_142

@@ -170,6 +170,22 @@ def test_device_rules_are_lines_of_version_1():
     assert device_line({"type": "b", "major": 8}) == "b 8:* rwm"
 
 
+def test_lines_for_the_same_file_stay_together():
+    """In the order of the rules: a later one may revoke what an earlier one grants."""
+    deny, null, zero = (
+        {"allow": False},
+        {"type": "c", "major": 1, "minor": 3},
+        {"type": "c", "major": 1, "minor": 5},
+    )
+    rules = [deny, {"allow": True, **null}, {"allow": True, **zero}, {"allow": False, **zero, "access": "w"}]
+
+    assert resources.device_lines(rules) == [
+        (False, ["a"]),
+        (True, ["c 1:3 rwm", "c 1:5 rwm"]),
+        (False, ["c 1:5 w"]),
+    ]
+
+
 def test_devices_of_the_spec_are_always_allowed():
     """Spec: the runtime supplies /dev/null and so on; without rules nothing is restricted."""
     lines = [device_line(rule) for rule in resources.devices({"devices": [{"allow": False}]})]
