@@ -26,6 +26,7 @@ from typing import NamedTuple, Self, Unpack
 from cnlab import host
 from cnlab.containers import bundle, host_config, inspection, runtime
 from cnlab.containers.diff import upper_changes
+from cnlab.containers.endpoint import Endpoint
 from cnlab.containers.host_config import Json, Options
 from cnlab.containers.image import Image, new_image, unpack
 from cnlab.containers.layout import Layout
@@ -89,7 +90,6 @@ class Container:
         self.id = secrets.token_hex(32)
         self.name = options.get("name") or self.short_id
         self.snapshot: Snapshot | None = None  # None with `id_map`: then it has a copy of the files
-        self.attachment: Attachment | None = None  # its place in `network`
         self.config: Json = {}  # config.json, once the block is entered
         self._arguments = host_config.arguments(image.config, command, options)
         self._starts = start
@@ -136,6 +136,11 @@ class Container:
         """The number of its process 1 here; 0 when it does not run."""
         state = runtime.state(self.id)
         return 0 if state["status"] == "stopped" else int(state["pid"])
+
+    @property
+    def attachment(self) -> Attachment | None:
+        """Its place in `network`, while it has one."""
+        return self._endpoint.attachment
 
     @property
     def labels(self) -> dict[str, str]:
@@ -309,29 +314,20 @@ class Container:
         return self.snapshot.rootfs
 
     def _write_bundle(self) -> None:
+        mode = self.options.get("network_mode", "")
+        joined = find(mode.removeprefix("container:"))._endpoint if mode.startswith("container:") else None
+        hostname = self.options.get("hostname") or self.short_id
+        self._endpoint: Endpoint = Endpoint(self.name, hostname, self.bundle, self.options, joined)
         self.config = host_config.config(
             self.image.config,
             self._arguments,
             self.options,
             container_id=self.id,
             rootfs=self.rootfs,
-            files={**self._network_files(), **self._init_program()},
+            files={**self._endpoint.files, **self._init_program()},
             pid_of=lambda name: find(name).pid,
         )
         bundle.write_bundle(self.bundle, self.config)
-
-    def _network_files(self) -> dict[str, Path]:
-        """Return the files it shall see at which paths; `_attach` writes into them what it learns."""
-        mode = self.options.get("network_mode", "")
-        if mode.startswith("container:"):
-            return find(mode.removeprefix("container:"))._network_files()
-        if mode == "host":
-            return {path: Path(path) for path in ("/etc/hosts", "/etc/resolv.conf") if Path(path).exists()}
-        hosts, resolv_conf = self.bundle / "hosts", self.bundle / "resolv.conf"
-        if not hosts.exists():
-            hosts.write_text("127.0.0.1\tlocalhost\n::1\tlocalhost\n")
-            resolv_conf.touch()
-        return {"/etc/hosts": hosts, "/etc/resolv.conf": resolv_conf}
 
     def _init_program(self) -> dict[str, Path]:
         if not self.options.get("init"):
@@ -347,24 +343,14 @@ class Container:
         with output.given() as ends:
             runtime.create(self.id, str(self.bundle), die_with_parent=True, **ends)
         output.begin()
-        self._attach()
-
-    def _attach(self) -> None:
-        network = self.options.get("network")
-        if network is None:
-            return
-        self.attachment = network.attach(self.pid, name=self.name, ports=self.options.get("ports"))
-        hostname = self.options.get("hostname") or self.short_id
-        (self.bundle / "hosts").write_text(network.hosts_file(self.attachment, hostname))
-        (self.bundle / "resolv.conf").write_text(network.resolv_conf)
+        self._endpoint.attach(self.pid)
 
     def _end(self) -> None:
-        network = self.options.get("network")
-        if network is not None and self.attachment is not None:
-            network.detach(self.attachment)
-            self.attachment = None
-        runtime.delete(self.id, force=True)
-        self._outputs[-1].close()
+        try:
+            self._endpoint.detach()
+        finally:
+            runtime.delete(self.id, force=True)
+            self._outputs[-1].close()
 
     def _require_snapshot(self, what: str) -> Snapshot:
         if self.snapshot is None:
