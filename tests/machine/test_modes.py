@@ -12,6 +12,7 @@ import pytest
 from notebook import Notebook
 
 from cnlab.errors import InvalidValue, MachineError
+from cnlab.machine.provisioner import guest_environment
 
 pytestmark = [pytest.mark.needs_uml, pytest.mark.as_student]
 
@@ -81,3 +82,11 @@ def test_an_unknown_machine_is_refused_with_the_known_ones() -> None:
 def test_a_system_directory_is_refused() -> None:
     with pytest.raises(MachineError, match="notebook's directory is /usr"), Notebook("/usr"):
         pass
+
+
+def test_what_names_the_hosts_user_and_services_stays_outside() -> None:
+    """A DOCKER_HOST of the host is no address inside, where an engine of one's own runs."""
+    kept = guest_environment({"DOCKER_HOST": "unix:///run/user/1000/docker.sock", "USER": "ann", "LANG": "C"})
+
+    assert "DOCKER_HOST" not in kept
+    assert (kept["USER"], kept["LANG"]) == ("root", "C")
