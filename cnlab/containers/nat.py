@@ -52,7 +52,7 @@ class Rules:
     internal: bool = False  # nothing leaves
 
     def apply(self, backend: str, *, replacing: bool = False) -> None:
-        """Load the rules; `replacing` those that are loaded under this name already.
+        """Load the rules where the calling thread is; `replacing` those of this name that are loaded already.
 
         Raises:
             CnlabError: the program said no, and this is what it said; of new rules none is left behind.
@@ -67,7 +67,7 @@ class Rules:
             raise
 
     def remove(self, backend: str) -> None:
-        """Take the rules away; does nothing if they are not there."""
+        """Take the rules away where the calling thread is; does nothing if they are not there."""
         if backend == "nft" or self._has_iptables_chains():
             run(self.removal(backend))
 
