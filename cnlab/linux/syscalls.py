@@ -8,8 +8,8 @@ See: the man page of section 2 with the name of the function.
 
 from __future__ import annotations
 
+import _operator  # `operator` adds Python to it
 import ctypes
-import operator
 import os
 import sys
 
@@ -354,7 +354,7 @@ def _fork_by(clone: Iterator[int]) -> int:
     result: dict[str, int] = {}
     pid = map(result.setdefault, ["pid"], clone)
     hook: Iterator[Callable[[], Any]] = map(after_fork.__getitem__, map(bool, pid))
-    steps = map(operator.call, hook)
+    steps = map(_operator.call, hook)
     python.PyOS_BeforeFork()
     _settle_allocator()
     next(steps)

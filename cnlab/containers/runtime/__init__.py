@@ -11,42 +11,27 @@ See: https://github.com/opencontainers/runtime-spec; runc(8).
 
 from __future__ import annotations
 
-from cnlab.containers.runtime.additional import exec_ as exec
-from cnlab.containers.runtime.creation import create
-from cnlab.containers.runtime.operations import (
-    containers,
-    delete,
-    kill,
-    pause,
-    ps,
-    resume,
-    run,
-    start,
-    state,
-    stats,
-    update,
-    wait,
-)
-from cnlab.containers.runtime.waiting import Process
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
-
-def command() -> str:
-    """Return the absolute path of ``cnlab-runtime``, for ``dockerd --add-runtime cnlab=PATH``."""
-    from cnlab.containers.runtime import install
-
-    return install.command()
-
-
-def features() -> dict[str, Any]:
-    """Return what this runtime knows; see runtime-spec, features.md."""
-    from cnlab.containers.runtime import known
-
-    return known.features()
-
+    from cnlab.containers.runtime.additional import exec_ as exec
+    from cnlab.containers.runtime.creation import create
+    from cnlab.containers.runtime.install import command
+    from cnlab.containers.runtime.known import features
+    from cnlab.containers.runtime.operations import (
+        containers,
+        delete,
+        kill,
+        pause,
+        ps,
+        resume,
+        run,
+        start,
+        state,
+        stats,
+        update,
+        wait,
+    )
+    from cnlab.containers.runtime.waiting import Process
 
 __all__ = [
     "Process",
@@ -67,3 +52,20 @@ __all__ = [
     "update",
     "wait",
 ]
+
+_MODULES = {"Process": "waiting", "command": "install", "create": "creation", "features": "known"}
+
+
+def __getattr__(name: str) -> object:
+    """Import the module of a function when it is first asked for: each command needs few of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    if name == "exec":
+        return importlib.import_module(f"{__name__}.additional").exec_
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'operations')}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

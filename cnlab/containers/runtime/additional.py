@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 
-from cnlab.containers.runtime import birth, terminal
+from cnlab.containers.runtime import birth
 from cnlab.containers.runtime.birth import Channel
 from cnlab.containers.runtime.config import check_process
-from cnlab.containers.runtime.creation import warn
-from cnlab.containers.runtime.errors import WrongStatus
+from cnlab.containers.runtime.errors import WrongStatus, warn
 from cnlab.containers.runtime.namespaces import NamespacesOf
 from cnlab.containers.runtime.process import Plan, set_oom_score
 from cnlab.containers.runtime.store import Record, write_pid_file
@@ -94,7 +93,11 @@ class _Newcomer:
         self.stdio = stdio
         self.preserved = range(3, 3 + preserve_fds)
         self.channel: Channel | None = None
-        self.console = terminal.connect(console_socket) if console_socket is not None else None
+        self.console: int | None = None
+        if console_socket is not None:
+            from cnlab.containers.runtime import terminal
+
+            self.console = terminal.connect(console_socket)
         self.init_fd = syscalls.pidfd_open(record.pid)
         self.root = os.open(f"/proc/{record.pid}/root", os.O_PATH | os.O_CLOEXEC)
         self.plan: Plan | None = None
@@ -150,6 +153,8 @@ class _Newcomer:
             os.chroot(".")
         os.close(self.root)
         if self.console is not None:
+            from cnlab.containers.runtime import terminal  # which is there: the runtime has used it
+
             terminal.open_and_send(self.console, self.process, is_init=False)
         self.plan.apply_limits()
         self.plan.set_home()

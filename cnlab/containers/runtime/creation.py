@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import time
 
-from cnlab.containers.runtime import birth, hooks, terminal
+from cnlab.containers.runtime import birth, hooks
 from cnlab.containers.runtime.birth import Channel
 from cnlab.containers.runtime.cgroups import Cgroups
 from cnlab.containers.runtime.config import load
-from cnlab.containers.runtime.errors import InvalidConfig
+from cnlab.containers.runtime.errors import InvalidConfig, warn
 from cnlab.containers.runtime.init import Init
 from cnlab.containers.runtime.namespaces import Namespaces, write_id_maps
 from cnlab.containers.runtime.process import Plan, set_oom_score
@@ -27,13 +27,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
-
-
-def warn(message: str) -> None:
-    """Say what could not be done as asked; what the operations do unless told otherwise."""
-    import warnings
-
-    warnings.warn(message, stacklevel=3)
 
 
 def create(
@@ -118,6 +111,8 @@ class _Creation:
         self.spaces = Namespaces(self.linux)
         self.fifos = record.make_fifos()
         if console_socket is not None:
+            from cnlab.containers.runtime import terminal
+
             self.console = terminal.connect(console_socket)
         resources = self.linux.get("resources") or {}
         record.cgroups = Cgroups.create(self.linux.get("cgroupsPath") or None, record.id, resources)

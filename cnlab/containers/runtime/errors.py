@@ -14,6 +14,13 @@ from __future__ import annotations
 from cnlab.errors import CnlabError, InvalidValue
 
 
+def warn(message: str) -> None:
+    """Say what could not be done as asked; what the operations do unless told otherwise."""
+    import warnings
+
+    warnings.warn(message, stacklevel=3)
+
+
 class InvalidConfig(InvalidValue):
     """The bundle's ``config.json`` is not what the runtime specification asks for; says which property."""
 

@@ -55,6 +55,7 @@ def run(
         )
         try:
             process = Process(state["pid"], syscalls.pidfd_open(state["pid"]))
+            stand_in.join_terminals()
             operations.start(container_id, root=root, warn=warn)
             if detach:
                 return 0
@@ -85,6 +86,8 @@ def exec_(
     if needs_terminal and detach:
         raise InvalidConfig("process.terminal: needs --console-socket with --detach")
     stand_in = StandIn(has_terminal=needs_terminal)
+    if needs_terminal and (size := stand_in.window_size()):
+        process = process | {"consoleSize": size}
     try:
         started = additional.exec_(
             container_id,
@@ -95,6 +98,7 @@ def exec_(
             root=root,
             warn=warn,
         )
+        stand_in.join_terminals()
         return 0 if detach else stand_in.wait(started)
     finally:
         stand_in.close()
@@ -134,10 +138,8 @@ class StandIn:
     def wait(self, process: Process) -> int:
         """Hand on signals and what is typed and shown, until `process` ends; return what a shell would."""
         ready = select.poll()
-        for fd in (process.pidfd, self._signals):
+        for fd in (process.pidfd, self._signals, *((0, self._master) if self._master >= 0 else ())):
             ready.register(fd, select.POLLIN)
-        if self._ours >= 0:
-            self._join_terminals(ready)
         while True:
             events = dict(ready.poll())
             if self._signals in events:
@@ -159,17 +161,25 @@ class StandIn:
             else:
                 process.signal(number)
 
-    def _join_terminals(self, ready: select.poll) -> None:
+    def join_terminals(self) -> None:
+        """Take the other end of the process's terminal, if it has one, and let ours do nothing of its own."""
+        if self._ours < 0:
+            return
         import termios
         import tty
 
         self._master = terminal.receive(self._ours)
-        ready.register(self._master, select.POLLIN)
-        ready.register(0, select.POLLIN)
         if os.isatty(0):
             self._before = termios.tcgetattr(0)
-            tty.setraw(0)
+            tty.setraw(0, termios.TCSADRAIN)  # and not TCSAFLUSH, which forgets what was typed ahead
             self._copy_window_size()
+
+    def window_size(self) -> dict[str, int] | None:
+        """Return the size of our terminal as ``consoleSize``, if we have one."""
+        if not os.isatty(0):
+            return None
+        size = os.get_terminal_size(0)
+        return {"height": size.lines, "width": size.columns}
 
     def _copy_window_size(self) -> None:
         import termios

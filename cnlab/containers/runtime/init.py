@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 
-from cnlab.containers.runtime import birth, devices, hooks, namespaces, rootfs, terminal
+from cnlab.containers.runtime import birth, devices, hooks, namespaces, rootfs
 from cnlab.containers.runtime.config import PERSONALITIES
 from cnlab.containers.runtime.signals import SIGKILL
 from cnlab.linux import syscalls
@@ -94,6 +94,8 @@ class Init:
         hooks.run(self.hooks.get("createContainer") or [], self._state("creating"))
         self._change_root()
         if self.console is not None and self.plan is not None:
+            from cnlab.containers.runtime import terminal  # which is there: the runtime has used it
+
             terminal.open_and_send(self.console, self.plan.process, is_init=True)
         self._restrict()
         program = self._prepare_process()

@@ -18,7 +18,8 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[2]
 _SHEBANG_MAX = 127  # bytes; a longer line is cut off before Linux 5.1
 _PROGRAM = """\
-import sys
+import gc, sys
+gc.disable()  # it ends before there is anything to collect
 sys.path.insert(0, {directory!r})
 from cnlab.containers.runtime.command_line import run_as_program
 run_as_program()

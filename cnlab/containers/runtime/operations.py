@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 
 from cnlab.containers.runtime import birth, hooks, signals
-from cnlab.containers.runtime.creation import create, warn
-from cnlab.containers.runtime.errors import NoSuchContainer, WrongStatus
+from cnlab.containers.runtime.errors import NoSuchContainer, WrongStatus, warn
 from cnlab.containers.runtime.store import Record, default_root, process_start_time
 from cnlab.containers.runtime.waiting import exit_code, has_ended, reap
 from cnlab.linux import syscalls
@@ -127,6 +126,8 @@ def run(
     warn: Callable[[str], None] = warn,
 ) -> int:
     """Create a container, start it, wait for its end, delete it, and return its exit code."""
+    from cnlab.containers.runtime.creation import create
+
     create(container_id, bundle, stdio=stdio, root=root, warn=warn)
     try:
         start(container_id, root=root, warn=warn)

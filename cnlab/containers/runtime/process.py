@@ -13,7 +13,7 @@ import os
 
 from cnlab.containers.runtime import signals
 from cnlab.containers.runtime.config import IO_CLASSES, RLIMITS
-from cnlab.linux import seccomp, syscalls
+from cnlab.linux import syscalls
 from cnlab.linux.capability_names import NAMES, mask_of, names_in
 
 TYPE_CHECKING = False
@@ -89,8 +89,13 @@ class Plan:
         )
         for name in self.capabilities.refused:
             warn(f"capability {name} cannot be granted here; the container does without it")
-        self.filter = seccomp.compile_profile(filter_profile) if filter_profile else None
-        self.filter_flags = seccomp.filter_flags(filter_profile) if filter_profile else 0
+        self.filter: bytes | None = None
+        self.filter_flags = 0
+        if filter_profile:
+            from cnlab.linux import seccomp
+
+            self.filter = seccomp.compile_profile(filter_profile)
+            self.filter_flags = seccomp.filter_flags(filter_profile)
         self.interpreter = _identity("/proc/self/exe")
         self._is_in_directory = False
 
@@ -174,8 +179,8 @@ class Plan:
             os.chdir(self.process["cwd"])
         if self.process.get("noNewPrivileges"):
             syscalls.set_no_new_privs()
-        elif self.filter is not None:
-            seccomp.load(self.filter, self.filter_flags)
+        else:
+            self._load_filter()
         syscalls.capset(masks.effective, masks.permitted, masks.inheritable)
         syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
         for bit in range(masks.ambient.bit_length()):
@@ -194,12 +199,18 @@ class Plan:
     def execute(self, program: str) -> NoReturn:
         """Become the program."""
         signals.reset()
-        if self.filter is not None and self.process.get("noNewPrivileges"):
-            seccomp.load(self.filter, self.filter_flags)
+        if self.process.get("noNewPrivileges"):
+            self._load_filter()
         try:
             os.execve(program, self.process["args"], self.environment)
         except OSError as error:
             raise OSError(error.errno, f"exec {program}: {os.strerror(error.errno or 0).lower()}") from None
+
+    def _load_filter(self) -> None:
+        if self.filter is not None:
+            from cnlab.linux import seccomp  # which is there: it has compiled the filter
+
+            seccomp.load(self.filter, self.filter_flags)
 
     def set_home(self) -> None:
         """Set HOME from the container's ``/etc/passwd`` where the environment has none."""

@@ -27,6 +27,7 @@ def connect(path: str | int) -> int:
     try:
         socket.connect(path)
     except OSError as error:
+        socket.close()
         raise OSError(error.errno, f"connect({path}): {error.strerror}") from None
     return socket.detach()
 
