@@ -77,15 +77,20 @@ class Options(TypedDict, total=False):
 
 
 def require_known(options: Options) -> None:
-    """Refuse a word that there is not.
+    """Refuse a word that there is not, and words that need or exclude each other.
 
     Raises:
         TypeError: as a call with such an argument would.
+        InvalidValue: the words make no sense together.
     """
     if unknown := sorted(options.keys() - Options.__annotations__.keys()):
         raise TypeError(
             f"a container has no option {', '.join(unknown)}; there are {', '.join(Options.__annotations__)}"
         )
+    if "network" in options and "network_mode" in options:
+        raise InvalidValue("network and network_mode: a container has one or the other")
+    if options.get("ports") and "network" not in options:
+        raise InvalidValue("ports: a network publishes them, so pass network=Network(...) too")
 
 
 def parse_bytes(size: int | str) -> int:
@@ -166,22 +171,42 @@ def _tmpfs(tmpfs: Mapping[str, str]) -> Iterator[Json]:
 
 
 def devices(options: Options) -> list[Json]:
-    """Return the device nodes to make, as they are here, ``linux.devices``, with the access to each.
+    """Return the device nodes to make, as they are here, ``linux.devices``.
 
     Raises:
         InvalidValue: there is no such device here.
     """
     found = []
-    for text in options.get("devices") or ():
-        here, inside, access = (*text.split(":"), *("", "rwm")[text.count(":") :])[:3]
-        status = os.stat(here)
-        kind = "c" if stat.S_ISCHR(status.st_mode) else "b" if stat.S_ISBLK(status.st_mode) else ""
+    for here, inside, _ in _devices(options):
+        node = os.stat(here)
+        kind = "c" if stat.S_ISCHR(node.st_mode) else "b" if stat.S_ISBLK(node.st_mode) else ""
         if not kind:
-            raise InvalidValue(f"device {text!r}: {here} is no device; expected '/dev/fuse:/dev/fuse:rwm'")
-        numbers = {"major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
-        mode = {"fileMode": stat.S_IMODE(status.st_mode), "access": access}
-        found.append({"path": inside or here, "type": kind, **numbers, **mode})
+            raise InvalidValue(f"device {here}: this is none; expected one like '/dev/fuse:/dev/fuse:rwm'")
+        numbers = {"major": os.major(node.st_rdev), "minor": os.minor(node.st_rdev)}
+        found.append({"path": inside, "type": kind, **numbers, "fileMode": stat.S_IMODE(node.st_mode)})
     return found
+
+
+def device_rules(options: Options) -> list[Json]:
+    """Return ``linux.resources.devices``, which may be used: what Docker allows, and what is asked for."""
+    if options.get("privileged"):
+        return [{"allow": True, "access": "rwm"}]
+    asked_for = zip(devices(options), _devices(options), strict=True)
+    return [
+        *bundle.DEFAULT_DEVICE_RULES,
+        *(
+            {"allow": True, "access": access, **{key: node[key] for key in ("type", "major", "minor")}}
+            for node, (_, _, access) in asked_for
+        ),
+    ]
+
+
+def _devices(options: Options) -> Iterator[tuple[str, str, str]]:
+    """Split ``/dev/here:/dev/inside:rwm``, of which the first part is enough."""
+    for text in options.get("devices") or ():
+        here, _, rest = text.partition(":")
+        inside, _, access = rest.partition(":")
+        yield here, inside or here, access or "rwm"
 
 
 def resources(options: Options) -> Json:
@@ -288,11 +313,6 @@ def config(
     hostname = None if options.get("uts_mode") else options.get("hostname") or container_id[:12]
     environment = [f"HOSTNAME={hostname}"] * bool(hostname) + variables(options.get("environment") or ())
     is_privileged = bool(options.get("privileged"))
-    nodes = devices(options)
-    allowed = [
-        {"allow": True, **{key: node[key] for key in ("type", "major", "minor", "access")}} for node in nodes
-    ]
-    rules = [{"allow": True, "access": "rwm"}] if is_privileged else [*bundle.DEFAULT_DEVICE_RULES, *allowed]
     made = bundle.config_for(
         image_config,
         args=args,
@@ -307,7 +327,7 @@ def config(
         rootfs=str(rootfs),
         cap_add=["ALL"] if is_privileged else options.get("cap_add") or (),
         cap_drop=options.get("cap_drop") or (),
-        resources={**resources(options), "devices": rules},
+        resources={**resources(options), "devices": device_rules(options)},
         namespaces=namespaces(options, pid_of),
         seccomp=seccomp(options),
         cgroups_path=f"/cnlab/{container_id}",
@@ -320,7 +340,7 @@ def config(
     )
     made["process"]["user"] = with_own_group(made["process"]["user"])
     linux = made["linux"]
-    linux["devices"] = [{key: value for key, value in node.items() if key != "access"} for node in nodes]
+    linux["devices"] = devices(options)
     if id_map := options.get("id_map"):
         linux |= {"uidMappings": id_mappings(id_map), "gidMappings": id_mappings(id_map)}
     if is_privileged:
@@ -347,7 +367,8 @@ def exec_process(
     privileged: bool = False,
 ) -> Json:
     """Return a ``process`` for `exec_run`: like the container's own but for what is given."""
-    given = {"args": list(args), "terminal": tty, "env": [*process.get("env", ()), *variables(environment)]}
+    by_name = {line.partition("=")[0]: line for line in (*process.get("env", ()), *variables(environment))}
+    given = {"args": list(args), "terminal": tty, "env": list(by_name.values())}
     if cwd is not None:
         given["cwd"] = cwd
     if user is not None:

@@ -103,6 +103,32 @@ def test_unknown_option_is_refused_as_a_call_would():
         host_config.require_known({"memory_limit": "64m"})  # type: ignore[typeddict-unknown-key]
 
 
+def test_ports_without_a_network_are_refused():
+    """Nobody would publish them, and the reader would look for the mistake elsewhere."""
+    with pytest.raises(InvalidValue, match="pass network="):
+        host_config.require_known({"ports": {"80/tcp": 8080}})
+
+
+def test_device_is_made_as_it_is_here_and_may_be_used_as_asked():
+    nodes = host_config.devices({"devices": ["/dev/zero:/dev/nothing:r"]})
+    *_, rule = host_config.device_rules({"devices": ["/dev/zero:/dev/nothing:r"]})
+
+    assert [("/dev/nothing", "c", 1, 5)] == [tuple(node.values())[:4] for node in nodes]
+    assert {"allow": True, "access": "r", "type": "c", "major": 1, "minor": 5} == rule
+
+
+def test_what_is_no_device_is_refused():
+    with pytest.raises(InvalidValue, match="device /etc/passwd: this is none"):
+        host_config.devices({"devices": ["/etc/passwd"]})
+
+
+def test_variable_of_a_process_beside_wins_over_the_containers():
+    """Of two with one name, programs take the first."""
+    made = host_config.exec_process({"env": ["A=1", "B=1"]}, ["env"], environment=["A=2"])
+
+    assert ["A=2", "B=1"] == made["env"]
+
+
 def test_security_options_are_read(tmp_path: Path):
     profile = tmp_path / "profile.json"
     profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW"}))
