@@ -6,6 +6,9 @@ looks at one fact of what it told."""
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -183,3 +186,35 @@ def test_user_without_an_engine_is_told_where_there_is_one(monkeypatch):
         pass
 
     assert "Cloud Native Lab" in caught.value.__notes__[0]
+
+
+ON_A_HOST = """
+import tempfile
+from cnlab.containers import base_images, engine
+from cnlab.containers.layout import Layout
+
+layout = Layout.create(tempfile.mkdtemp())
+base_images.busybox(layout, "busybox:latest")
+with engine.docker_engine() as client:
+    engine.load_image(client, layout, "busybox")
+    print(client.containers.run("busybox", ["echo", "hello"], runtime="cnlab", remove=True).decode())
+"""
+
+
+@pytest.mark.needs_root
+def test_engine_starts_on_a_machine_that_its_root_has_given_up(tmp_path):
+    """Such as a virtual machine, with CNLAB_MACHINE=host; a namespace stands in for its network and files."""
+    script = (
+        "ip link set lo up; mount -t tmpfs run /run; mount -t tmpfs lib /var/lib;"
+        '"$0" -c "$1" && ls /run /var/lib && ls /sys/class/net'
+    )
+    done = subprocess.run(
+        ["unshare", "--net", "--mount", "sh", "-c", script, sys.executable, ON_A_HOST],
+        env={**os.environ, "CNLAB_MACHINE": "host", "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+    assert "hello\n" in done.stdout, done.stderr
+    assert "docker" not in done.stdout.partition("hello")[2]
