@@ -32,8 +32,9 @@ from cnlab.containers.descriptor import (
 )
 from cnlab.containers.image import Image
 from cnlab.containers.layout import REF_NAME, Layout
-from cnlab.containers.rooted import split
-from cnlab.containers.tar import Member, TarReader
+from cnlab.containers.paths import split
+from cnlab.containers.tar import Member
+from cnlab.containers.tar_reader import TarReader
 from cnlab.errors import InvalidImage
 
 CONTAINERD_NAME = "io.containerd.image.name"

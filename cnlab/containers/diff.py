@@ -117,18 +117,20 @@ def _compare(upper: str, lowers: Sequence[str], path: str, *, is_overlay: bool) 
         path: of all these, below their roots.
         is_overlay: whether `upper` holds only what changed, and whiteouts.
     """
+    prefix = f"{path}/" if path else ""
     names = set(os.listdir(upper))
     is_overlay = is_overlay and not is_opaque(upper)  # nothing below an opaque directory is merged either
     # What an overlay's upper directory does not mention is unchanged.
     below = set() if is_overlay else {name for directory in lowers for name in os.listdir(directory)}
+    kept: list[tuple[str, list[str]]] = []
     for name in sorted(names | below, key=os.fsencode):
-        here = f"{path}/{name}" if path else name
         before = _versions(lowers, name)
-        if name not in names or is_whiteout(os.lstat(f"{upper}/{name}")):
-            if before:
-                yield Change("delete", here)
-            continue
-        yield from _compare_one(f"{upper}/{name}", before, here, is_overlay=is_overlay)
+        if name in names and not is_whiteout(os.lstat(f"{upper}/{name}")):
+            kept.append((name, before))
+        elif before:  # whiteouts come first: layer.md asks for it
+            yield Change("delete", f"{prefix}{name}")
+    for name, before in kept:
+        yield from _compare_one(f"{upper}/{name}", before, f"{prefix}{name}", is_overlay=is_overlay)
 
 
 def _compare_one(after: str, before: Sequence[str], path: str, *, is_overlay: bool) -> Iterator[Change]:

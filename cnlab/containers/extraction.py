@@ -17,8 +17,10 @@ from typing import TypeVar
 
 from cnlab.containers import tar
 from cnlab.containers.ownership import Ownership
-from cnlab.containers.rooted import Names, RootedTree, shown, split
-from cnlab.containers.tar import Member, TarReader
+from cnlab.containers.paths import Names, shown, split
+from cnlab.containers.rooted import RootedTree
+from cnlab.containers.tar import Member
+from cnlab.containers.tar_reader import TarReader
 from cnlab.errors import InvalidImage
 
 WHITEOUT = b".wh."

@@ -20,8 +20,9 @@ from cnlab.containers.compression import Limits, Uncompressed
 from cnlab.containers.descriptor import Descriptor, digest_of
 from cnlab.containers.extraction import OPAQUE, WHITEOUT, Extraction
 from cnlab.containers.ownership import Ownership
-from cnlab.containers.rooted import shown, split
-from cnlab.containers.tar import Member, TarReader
+from cnlab.containers.paths import shown, split
+from cnlab.containers.tar import Member
+from cnlab.containers.tar_reader import TarReader
 from cnlab.errors import InvalidImage
 from cnlab.linux.idmaps import IdMap
 

@@ -1,6 +1,6 @@
 """Whose a file is: the user and group ids that stand in a layer, and those that stand on disk.
 
-They differ where the reader is not root, who alone gives files away, or where a user namespace shall own them.
+They differ where the reader is not root, who alone gives files away, or where a namespace shall own them.
 
 See: user_namespaces(7); chown(2).
 """
@@ -19,10 +19,14 @@ class Ownership:
         uids = _usual(read_uid_map(), os.geteuid()) if uid_map is None else uid_map
         gids = _usual(read_gid_map(), os.getegid()) if gid_map is None else gid_map
         self._uids, self._gids = _Ids(uids, os.geteuid()), _Ids(gids, os.getegid())
+        self._on_disk: dict[tuple[int, int], tuple[int, int]] = {}
 
     def on_disk(self, uid: int, gid: int) -> tuple[int, int]:
         """Return whose a file of the layer becomes; ids that are not mapped become the caller's own."""
-        return self._uids.outside(uid), self._gids.outside(gid)
+        owner = self._on_disk.get((uid, gid))
+        if owner is None:
+            owner = self._on_disk[uid, gid] = self._uids.outside(uid), self._gids.outside(gid)
+        return owner
 
     def keeps(self, uid: int, gid: int) -> tuple[bool, bool]:
         """Whether user and group of the layer have ids of their own on disk."""
@@ -44,22 +48,15 @@ class _Ids:
     def __init__(self, maps: Sequence[IdMap], own: int) -> None:
         self._maps = maps
         self._own = own
-        self._known: dict[int, int | None] = {}
-
-    def _lookup(self, number: int) -> int | None:
-        if number not in self._known:
-            offsets = (
-                number - m.inside + m.outside for m in self._maps if m.inside <= number < m.inside + m.count
-            )
-            self._known[number] = next(offsets, None)
-        return self._known[number]
 
     def is_mapped(self, number: int) -> bool:
-        return self._lookup(number) is not None
+        return any(m.inside <= number < m.inside + m.count for m in self._maps)
 
     def outside(self, number: int) -> int:
-        found = self._lookup(number)
-        return self._own if found is None else found
+        for m in self._maps:
+            if m.inside <= number < m.inside + m.count:
+                return number - m.inside + m.outside
+        return self._own
 
     def inside(self, number: int) -> int:
         for m in self._maps:

@@ -1,7 +1,8 @@
 """A directory tree that no path leads out of, whatever links are in it and whoever moves them meanwhile.
 
 Interface: `RootedTree.directory` resolves the directory of a path, by openat2(2), to a descriptor; all that
-is done there takes that descriptor and one name, and follows no link. Paths are what `split` makes of them.
+is done there takes that descriptor and one name, and follows no link. Paths are what `paths.split` makes of
+them.
 
 The usual trap is to check a path first and to open it then: between the two, a directory may become a link.
 The kernel checks and opens in one call.
@@ -15,35 +16,13 @@ import os
 import stat
 from collections.abc import Collection, Iterator
 
+from cnlab.containers.paths import Names, shown
 from cnlab.errors import InvalidImage
 from cnlab.linux import syscalls
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_MAX_DEPTH = 256  # directories in each other; ours are removed by a function that calls itself
 _MAX_OPEN = 64
 _ATTEMPTS = 100
-
-Names = tuple[bytes, ...]
-"""A path as seen from the root of a tree; the root itself has none."""
-
-
-def split(path: bytes) -> Names:
-    """Return the names in a path, as seen from the root; refuse what climbs.
-
-    Raises:
-        InvalidImage: the path has a ``..`` or a NUL, or is too deep.
-    """
-    names = tuple(name for name in path.split(b"/") if name not in (b"", b"."))
-    if b".." in names:
-        raise InvalidImage(f"layer: {shown(path)}: '..' leads out of the root file system")
-    if b"\0" in path or len(names) > _MAX_DEPTH:
-        raise InvalidImage(f"layer: {shown(path)[:80]}: no path that a file can have")
-    return names
-
-
-def shown(path: bytes) -> str:
-    """Return a path for a message."""
-    return path.decode(errors="backslashreplace")
 
 
 class RootedTree:

@@ -7,8 +7,10 @@
     };                                                          /* numbers are octal digits */
 
 What does not fit is said before: by *pax* records ``LENGTH KEY=VALUE`` (POSIX) or by GNU's members ``L`` and
-``K``. `TarReader` yields members, `header` writes them; both keep to what image layers need, and the reader
-trusts nothing.
+``K``.
+
+Interface: `parse_header`, `parse_pax` and `amend` make a `Member` from bytes, `header` makes bytes from one.
+All keep to what image layers need, and believe nothing. `tar_reader` goes through an archive with them.
 
 Python's `tarfile` reads the same format; it takes several times as long for each member, and lets a header
 ask for as much memory as it likes.
@@ -16,24 +18,26 @@ ask for as much memory as it likes.
 See: pax in POSIX.1-2017, tar(5); "Extended attributes" in OCI image-spec, layer.md.
 """
 
+import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cnlab.containers.paths import shown
 from cnlab.errors import InvalidImage
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
 FILE, LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = (bytes([c]) for c in b"0123456")
+SPARSE = b"S"
+PAX, PAX_GLOBAL, GNU_NAME, GNU_LINK = b"x", b"g", b"L", b"K"
 XATTR = b"SCHILY.xattr."
+_FILES = (FILE, SPARSE)
+_HEADER_ONLY = (LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO)
+FILES_OF_AN_IMAGE = (*_FILES, *_HEADER_ONLY)
 
 _FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
-SPARSE = b"S"
-_FILES = (FILE, SPARSE)
-_KNOWN = (*_FILES, LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO)
-_PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"x", b"g", b"L", b"K"
-_MAX_META_BYTES = 1 << 20  # of names and attributes of one member
-_MAX_HOLES = 1 << 20
+_PLAIN_NUMBERS = re.compile(rb"([0-7]{7})[ \0]" * 3 + rb"([0-7]{11})[ \0]" * 2 + rb"([0-7]{6})[ \0]{2}")
 _NS = 1_000_000_000
 
 
@@ -55,198 +59,30 @@ class Member:
     data: list[tuple[int, int]] | None = None  # of a sparse file: (offset, length) of what is stored
 
 
-class TarReader:
-    """The members of an archive that arrives in chunks, and the bytes of the last one that was asked for."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._chunk = b""
-        self._at = 0
-        self._left = 0  # bytes of the current member that nobody has read
-        self._padding = 0
-        self._defaults: dict[bytes, bytes] = {}
-
-    def __iter__(self) -> Iterator[Member]:
-        """Yield the members; bytes of a member that were not read are skipped."""
-        while (member := self._next()) is not None:
-            yield member
-        for _ in self._chunks:  # the digest is of everything, also of what stands behind the end
-            pass
-
-    def read(self, length: int) -> Iterator[bytes]:
-        """Yield the next `length` bytes of the current member in pieces."""
-        if length > self._left:
-            raise InvalidImage(f"layer: a sparse file asks for {length} bytes and has {self._left}")
-        self._left -= length
-        return self._pieces(length)
-
-    def _pieces(self, length: int) -> Iterator[bytes]:
-        while length:
-            piece = self._chunk[self._at : self._at + length]
-            if not piece:
-                self._refill()
-                continue
-            self._at += len(piece)
-            length -= len(piece)
-            yield piece
-
-    def _refill(self) -> None:
-        chunk = next(self._chunks, None)
-        if chunk is None:
-            raise InvalidImage("layer: the archive ends within a member")
-        self._chunk, self._at = chunk, 0
-
-    def _block(self) -> bytes | None:
-        """Return the next 512 bytes, or None at the end of the file."""
-        block = self._chunk[self._at : self._at + BLOCK]
-        self._at += len(block)
-        while len(block) < BLOCK:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                if block:
-                    raise InvalidImage("layer: the archive ends within a header")
-                return None
-            self._chunk, self._at = chunk, BLOCK - len(block)
-            block += chunk[: self._at]
-        return block
-
-    def _begin(self, stored: int) -> None:
-        self._left, self._padding = stored, -stored % BLOCK
-
-    def _skip(self) -> None:
-        """Go to the end of the current member."""
-        length = self._left + self._padding
-        if length:
-            self._left = self._padding = 0
-            for _ in self._pieces(length):
-                pass
-
-    def _meta(self, member: Member) -> bytes:
-        """Return the bytes of a member that describes the next one."""
-        self._begin(member.stored)
-        return b"".join(self.read(member.stored))
-
-    def _next(self) -> Member | None:
-        records: dict[bytes, bytes] = {}
-        sparse_map: list[tuple[int, int]] = []
-        meta_bytes = 0
-        while True:
-            self._skip()
-            block = self._block()
-            if block is None or not block.strip(b"\0"):
-                self._require_end(block, records)
-                return None
-            member = _parse_header(block)
-            meta_bytes += member.stored + BLOCK
-            if member.type in _KNOWN:
-                break
-            if max(member.stored, meta_bytes // 4) > _MAX_META_BYTES:
-                raise InvalidImage(f"layer: a header of {meta_bytes} bytes; {_MAX_META_BYTES} are allowed")
-            if member.type == _PAX:
-                found, sparse_map = _parse_pax(self._meta(member))
-                records |= found
-            elif member.type == _PAX_GLOBAL:
-                self._defaults |= _parse_pax(self._meta(member))[0]
-            elif member.type == _GNU_NAME:
-                records[b"path"] = self._meta(member).rstrip(b"\0")
-            elif member.type == _GNU_LINK:
-                records[b"linkpath"] = self._meta(member).rstrip(b"\0")
-            else:
-                raise InvalidImage(
-                    f"layer: {_shown(member.name)}: unknown type {member.type!r} of tar member"
-                )
-        _amend(member, self._defaults | records)
-        self._begin(member.stored)
-        self._find_holes(member, block, self._defaults | records, sparse_map)
-        return member
-
-    def _require_end(self, block: bytes | None, records: Mapping[bytes, bytes]) -> None:
-        if records:
-            raise InvalidImage("layer: the archive ends after a header that announces a member")
-        if block is not None and (self._block() or b"").strip(b"\0"):
-            raise InvalidImage("layer: a block of zeros stands between two members")
-
-    def _find_holes(
-        self, member: Member, block: bytes, records: Mapping[bytes, bytes], pairs: list[tuple[int, int]]
-    ) -> None:
-        """Read where the data of a sparse file belong, in any of the four forms that GNU tar has had."""
-        if member.type == SPARSE:
-            member.data = self._old_gnu_map(block)
-            member.size = _number(block[483:495])
-        elif records.get(b"GNU.sparse.major") == b"1":
-            member.data = self._map_before_data()
-        elif b"GNU.sparse.map" in records:
-            numbers = [_decimal(text) for text in records[b"GNU.sparse.map"].split(b",") if text]
-            member.data = (
-                list(zip(numbers[::2], numbers[1::2], strict=True)) if len(numbers) % 2 == 0 else None
-            )
-        elif pairs:
-            member.data = pairs
-        else:
-            return
-        size = records.get(b"GNU.sparse.realsize", records.get(b"GNU.sparse.size"))
-        member.size = member.size if size is None else _decimal(size)
-        member.name = records.get(b"GNU.sparse.name", member.name)
-        _require_sane_map(member, self._left)
-
-    def _old_gnu_map(self, block: bytes) -> list[tuple[int, int]]:
-        found = _parse_map(block[386:482])
-        is_extended = block[482]
-        while is_extended:
-            block = self._block() or bytes(BLOCK)
-            found += _parse_map(block[:504])
-            is_extended = block[504]
-            if len(found) > _MAX_HOLES:
-                raise InvalidImage(f"layer: a sparse file with more than {_MAX_HOLES} holes")
-        return found
-
-    def _map_before_data(self) -> list[tuple[int, int]]:
-        """Read decimal lines, their number first, from the blocks before the data."""
-        text = b""
-        wanted: int | None = None
-        while wanted is None or text.count(b"\n") < wanted:
-            text += b"".join(self.read(BLOCK))
-            if wanted is None and b"\n" in text:
-                wanted = 2 * _decimal(text.split(b"\n", 1)[0]) + 1
-                if wanted > 2 * _MAX_HOLES:
-                    raise InvalidImage(f"layer: a sparse file with more than {_MAX_HOLES} holes")
-        numbers = [_decimal(line) for line in text.split(b"\n")[1:wanted]]
-        return list(zip(numbers[::2], numbers[1::2], strict=True))
-
-
-def _parse_header(block: bytes) -> Member:
+def parse_header(block: bytes) -> Member:
     """Read one header as it stands."""
-    (name, mode, uid, gid, size, mtime, checksum, kind, target, magic, _, _, major, minor, prefix) = (
-        _FIELDS.unpack(block)
-    )
-    if checksum.strip(b" \0").lstrip(b"0") != b"%o" % (sum(block) - sum(checksum) + 8 * ord(" ")):
+    name, *numbers, kind, target, magic, _, _, major, minor, prefix = _FIELDS.unpack(block)
+    plain = _PLAIN_NUMBERS.fullmatch(block, 100, 156)
+    # int() of octal digits is what costs least, and nearly all headers hold nothing else
+    values = [int(text, 8) for text in plain.groups()] if plain else list(map(number, numbers))
+    mode, uid, gid, size, mtime, checksum = values
+    if checksum != sum(block) - sum(numbers[-1]) + 8 * ord(" "):
         raise InvalidImage("layer: no tar archive, or a damaged one: the checksum of a header is wrong")
     name = name.partition(b"\0")[0]
-    if magic == b"ustar\x0000" and prefix[0]:  # GNU's magic has blanks, and other things in that place
+    if prefix[0] and magic == b"ustar\x0000":  # GNU's magic has blanks, and other things in that place
         name = prefix.partition(b"\0")[0] + b"/" + name
     if kind in (b"\0", b"7"):
         kind = DIRECTORY if name.endswith(b"/") else FILE
-    stored = _number(size)
-    if stored < 0:
-        raise InvalidImage(f"layer: {_shown(name)}: a size of {stored} bytes")
-    if kind in _KNOWN and kind not in _FILES:
-        stored = 0  # nothing follows, although some tools write the size of what a link points at
-    device = (_number(major), _number(minor)) if kind in (CHAR, BLOCK_DEVICE) else (0, 0)
-    return Member(
-        name,
-        kind,
-        _number(mode) & 0o7777,
-        _number(uid),
-        _number(gid),
-        stored,
-        _number(mtime) * _NS,
-        target.partition(b"\0")[0],
-        device,
-        stored=stored,
-    )
+    if size < 0:
+        raise InvalidImage(f"layer: {shown(name)}: a size of {size} bytes")
+    if kind in _HEADER_ONLY:
+        size = 0  # nothing follows, although some tools write the size of what a link points at
+    device = (number(major), number(minor)) if kind in (CHAR, BLOCK_DEVICE) else (0, 0)
+    target = target.partition(b"\0")[0]
+    return Member(name, kind, mode & 0o7777, uid, gid, size, mtime * _NS, target, device, {}, size)
 
 
-def _number(text: bytes) -> int:
+def number(text: bytes) -> int:
     """Read octal digits, or the binary number that GNU tar writes where they do not suffice."""
     if text[0] & 0x80:
         is_negative = text[0] == 0xFF
@@ -257,35 +93,36 @@ def _number(text: bytes) -> int:
         return value
     octal = text.strip(b" \0") or b"0"
     if not octal.isdigit() or b"8" in octal or b"9" in octal:
-        raise InvalidImage(f"layer: {text!r} in a tar header is no octal number")
+        raise InvalidImage(f"layer: no tar archive, or a damaged one: {text!r} is no octal number")
     return int(octal, 8)
 
 
-def _decimal(text: bytes) -> int:
+def decimal(text: bytes) -> int:
+    """Read decimal digits, at most nineteen."""
     if not text.isdigit() or len(text) > 19:
         raise InvalidImage(f"layer: {text[:40]!r} in a pax header is no number")
     return int(text)
 
 
-def _parse_pax(text: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int]]]:
+def parse_pax(text: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int]]]:
     """Read pax records, and beside them the pairs that GNU's sparse format 0.0 says in many of one key."""
     records: dict[bytes, bytes] = {}
     pairs: list[tuple[int, int]] = []
     at = 0
     while at < len(text):
         blank = text.find(b" ", at, at + 12)
-        length = _decimal(text[at:blank]) if blank > 0 else 0
+        length = decimal(text[at:blank]) if blank > 0 else 0
         key, equals, value = text[blank + 1 : at + length].partition(b"=")
         if not equals or not value.endswith(b"\n") or at + length > len(text):
             raise InvalidImage(f"layer: malformed pax record {text[at : at + 40]!r}")
         records[key] = value[:-1]
         if key == b"GNU.sparse.numbytes":
-            pairs.append((_decimal(records.get(b"GNU.sparse.offset", b"")), _decimal(value[:-1])))
+            pairs.append((decimal(records.get(b"GNU.sparse.offset", b"")), decimal(value[:-1])))
         at += length
     return records, pairs
 
 
-def _amend(member: Member, records: Mapping[bytes, bytes]) -> None:
+def amend(member: Member, records: Mapping[bytes, bytes]) -> None:
     """Let pax records take the place of a header's fields."""
     for key, value in records.items():
         if key == b"path":
@@ -293,13 +130,13 @@ def _amend(member: Member, records: Mapping[bytes, bytes]) -> None:
         elif key == b"linkpath":
             member.target = value
         elif key == b"uid":
-            member.uid = _decimal(value)
+            member.uid = decimal(value)
         elif key == b"gid":
-            member.gid = _decimal(value)
+            member.gid = decimal(value)
         elif key == b"mtime":
             member.mtime_ns = _time_ns(value)
         elif key == b"size" and member.type in _FILES:
-            member.size = member.stored = _decimal(value)
+            member.size = member.stored = decimal(value)
         elif key.startswith(XATTR):
             member.xattrs[key.removeprefix(XATTR)] = value
 
@@ -307,28 +144,8 @@ def _amend(member: Member, records: Mapping[bytes, bytes]) -> None:
 def _time_ns(text: bytes) -> int:
     """Read seconds with a fraction, such as ``-12.5``."""
     whole, _, fraction = text.removeprefix(b"-").partition(b".")
-    value = _decimal(whole) * _NS + _decimal(fraction[:9].ljust(9, b"0"))
+    value = decimal(whole) * _NS + decimal(fraction[:9].ljust(9, b"0"))
     return -value if text.startswith(b"-") else value
-
-
-def _parse_map(text: bytes) -> list[tuple[int, int]]:
-    pairs = [(text[at : at + 12], text[at + 12 : at + 24]) for at in range(0, len(text), 24)]
-    return [(_number(offset), _number(length)) for offset, length in pairs if offset[0]]
-
-
-def _require_sane_map(member: Member, stored: int) -> None:
-    end = 0
-    for offset, length in member.data or ():
-        if offset < end or length < 0:
-            raise InvalidImage(f"layer: {_shown(member.name)}: the parts of a sparse file overlap")
-        end = offset + length
-    total = sum(length for _, length in member.data or ())
-    if member.data is None or end > member.size or total > stored:
-        raise InvalidImage(f"layer: {_shown(member.name)}: the map of a sparse file does not fit it")
-
-
-def _shown(name: bytes) -> str:
-    return name.decode(errors="backslashreplace")
 
 
 def header(member: Member) -> bytes:
@@ -337,7 +154,7 @@ def header(member: Member) -> bytes:
     blocks = b""
     if records:
         text = b"".join(_pax_record(key, value) for key, value in sorted(records.items()))
-        pax = Member(b"PaxHeaders/" + member.name[:80].strip(b"/"), _PAX, 0o644, 0, 0, len(text), 0)
+        pax = Member(b"PaxHeaders/" + member.name[:80].strip(b"/"), PAX, 0o644, 0, 0, len(text), 0)
         blocks = _ustar(pax) + text + bytes(-len(text) % BLOCK)
     return blocks + _ustar(member)
 

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from cnlab.containers.rooted import RootedTree, split
+from cnlab.containers.paths import split
+from cnlab.containers.rooted import RootedTree
 from cnlab.errors import InvalidImage
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2

@@ -7,7 +7,8 @@ import pytest
 import tarball
 
 from cnlab.containers import tar
-from cnlab.containers.tar import Member, TarReader
+from cnlab.containers.tar import Member
+from cnlab.containers.tar_reader import TarReader
 from cnlab.errors import InvalidImage
 
 LONG = "d" * 90 + "/" + "e" * 90 + "/" + "f" * 200
