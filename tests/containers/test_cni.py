@@ -392,7 +392,7 @@ podman="podman --root root --runroot runroot --tmpdir tmp --storage-driver vfs"
 $podman import --quiet image.tar demo:1 >/dev/null
 $podman run --detach --name web --cgroup-parent /$1 --publish 8080:80 \
     --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 demo:1 /bin/busybox httpd -f -p 80 -h /www >/dev/null
-busybox wget -qO- http://127.0.0.1:8080/
+until busybox wget -qO- http://127.0.0.1:8080/ 2>/dev/null; do sleep 0.05; done  # until httpd listens
 $podman inspect --format '{{.NetworkSettings.Networks.demo.IPAddress}}' web
 $podman rm --force --time 0 web >/dev/null
 ls leases/demo
