@@ -120,6 +120,7 @@ def _create(options: Options, arguments: list[str], root: str | None, log: Log) 
         console_socket=options["console-socket"],
         pid_file=options["pid-file"],
         preserve_fds=_preserved(options),
+        new_keyring=not options["no-new-keyring"],
         root=root,
         warn=log.warning,
     )
@@ -132,7 +133,7 @@ def _preserved(options: Options) -> int:
 def _start(options: Options, arguments: list[str], root: str | None, log: Log) -> None:
     from cnlab.containers.runtime import operations
 
-    operations.start(_id(arguments, "start"), root=root, warn=log.warning)
+    operations.start(_id(arguments, "start"), root=root)
 
 
 def _run_container(options: Options, arguments: list[str], root: str | None, log: Log) -> int:
@@ -144,8 +145,10 @@ def _run_container(options: Options, arguments: list[str], root: str | None, log
         console_socket=options["console-socket"],
         pid_file=options["pid-file"],
         preserve_fds=_preserved(options),
+        new_keyring=not options["no-new-keyring"],
         detach=bool(options["detach"]),
         keep=bool(options["keep"]),
+        adopts_orphans=not options["no-subreaper"],
         root=root,
         warn=log.warning,
     )
@@ -189,6 +192,9 @@ def _process(options: Options, container_id: str, args: list[str], root: str | N
         process["capabilities"] = sets | {name: [*(sets.get(name) or ()), *options["cap"]] for name in names}
     if options["no-new-privs"]:
         process["noNewPrivileges"] = True
+    for option, name in (("apparmor", "apparmorProfile"), ("process-label", "selinuxLabel")):
+        if options[option]:
+            process[name] = options[option]
     return process
 
 

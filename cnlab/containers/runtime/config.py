@@ -83,7 +83,7 @@ _CONFIG = {
         "cgroupsPath": str,
         "resources": {"*": object},
         "rootfsPropagation": ("", *PROPAGATION),
-        "seccomp": {"defaultAction!": str},
+        "seccomp": {"defaultAction!": str, "syscalls": [{"names!": [str], "action!": str}]},
         "sysctl": {"*": str},
         "maskedPaths": [str],
         "readonlyPaths": [str],
@@ -233,6 +233,13 @@ def _check_mounts(config: Config, linux: Config, kinds: set[str]) -> None:
             )
 
 
+def _seccomp_actions(profile: Config) -> set[str]:
+    return {
+        profile.get("defaultAction", ""),
+        *(rule.get("action", "") for rule in profile.get("syscalls") or ()),
+    }
+
+
 def _check_hook(hook: Config, where: str) -> None:
     if not hook["path"].startswith("/"):
         raise InvalidConfig(f"{where}: {hook['path']!r} is no absolute path")
@@ -249,5 +256,7 @@ def _check_unsupported(linux: Config) -> None:
     ):
         if linux.get(name):
             raise InvalidConfig(f"linux.{name}: {reason}")
+    if "SCMP_ACT_NOTIFY" in _seccomp_actions(linux.get("seccomp") or {}):
+        raise InvalidConfig("linux.seccomp: SCMP_ACT_NOTIFY is not supported")
     if (linux.get("personality") or {}).get("flags"):
         raise InvalidConfig("linux.personality.flags: there are none that are supported")

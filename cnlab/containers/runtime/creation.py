@@ -37,6 +37,7 @@ def create(
     console_socket: str | int | None = None,
     pid_file: str | None = None,
     preserve_fds: int = 0,
+    new_keyring: bool = True,
     die_with_parent: bool = False,
     root: str | None = None,
     warn: Callable[[str], None] = warn,
@@ -50,6 +51,7 @@ def create(
         console_socket: Unix socket, as a path or connected, where its terminal is waited for.
         pid_file: where to write its pid.
         preserve_fds: how many descriptors from 3 on its program is to have.
+        new_keyring: whether it has a session keyring of its own.
         die_with_parent: whether the kernel kills it when the calling thread ends.
         root: state directory.
         warn: called with a sentence about what cannot be granted.
@@ -66,7 +68,12 @@ def create(
     creation = _Creation(record, config, bundle, warn)
     try:
         creation.prepare(console_socket)
-        creation.bear(stdio, range(3, 3 + preserve_fds), die_with_parent)
+        creation.bear(
+            stdio=stdio,
+            preserved=range(3, 3 + preserve_fds),
+            keyring=f"_ses.{container_id}" if new_keyring else None,
+            dies_with_parent=die_with_parent,
+        )
         creation.finish(pid_file)
     except BaseException:
         creation.undo()
@@ -118,7 +125,9 @@ class _Creation:
         record.cgroups = Cgroups.create(self.linux.get("cgroupsPath") or None, record.id, resources)
         record.save()  # lest nobody could take the groups away if we are killed
 
-    def bear(self, stdio: Sequence[int], preserved: Sequence[int], dies_with_parent: bool) -> None:
+    def bear(
+        self, *, stdio: Sequence[int], preserved: Sequence[int], keyring: str | None, dies_with_parent: bool
+    ) -> None:
         """Clone the container's process and lead it to where it waits for ``start``."""
         assert self.spaces is not None
         assert self.record.cgroups is not None
@@ -134,6 +143,7 @@ class _Creation:
             console=self.console,
             stdio=stdio,
             preserved=preserved,
+            keyring=keyring,
             dies_with_parent=dies_with_parent,
         )
         channel = birth.again_if_hung(lambda: self._clone(init, self.spaces, self.record.cgroups))

@@ -33,15 +33,17 @@ def run(
     console_socket: str | None,
     pid_file: str | None,
     preserve_fds: int,
+    new_keyring: bool,
     detach: bool,
     keep: bool,
+    adopts_orphans: bool,
     root: str | None,
     warn: Callable[[str], None],
 ) -> int:
     """Create and start a container; unless `detach`, wait for its end, delete it and return its exit code."""
     has_terminal = bool((load(bundle).get("process") or {}).get("terminal"))
     stand_in = StandIn(has_terminal=has_terminal and console_socket is None and not detach)
-    if not detach:
+    if adopts_orphans and not detach:
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     try:
         state = creation.create(
@@ -50,13 +52,14 @@ def run(
             console_socket=console_socket if stand_in.console is None else stand_in.console,
             pid_file=pid_file,
             preserve_fds=preserve_fds,
+            new_keyring=new_keyring,
             root=root,
             warn=warn,
         )
         try:
             process = Process(state["pid"], syscalls.pidfd_open(state["pid"]))
             stand_in.join_terminals()
-            operations.start(container_id, root=root, warn=warn)
+            operations.start(container_id, root=root)
             if detach:
                 return 0
             return stand_in.wait(process)

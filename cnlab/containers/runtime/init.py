@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 
-from cnlab.containers.runtime import birth, devices, hooks, namespaces, rootfs
+from cnlab.containers.runtime import birth, devices, hooks, namespaces, process, rootfs
 from cnlab.containers.runtime.config import PERSONALITIES
 from cnlab.containers.runtime.signals import SIGKILL
 from cnlab.linux import syscalls
@@ -48,6 +48,7 @@ class Init:
         console: socket that waits for its terminal, if it has one.
         stdio: its standard streams.
         preserved: further descriptors that its program is to have.
+        keyring: name of its own session keyring, if it is to have one.
         dies_with_parent: whether the kernel kills it when the thread that created it ends.
     """
 
@@ -65,6 +66,7 @@ class Init:
         console: int | None,
         stdio: Sequence[int],
         preserved: Iterable[int],
+        keyring: str | None,
         dies_with_parent: bool,
     ) -> None:
         self.config = config
@@ -79,6 +81,7 @@ class Init:
         self.console = console
         self.stdio = stdio
         self.preserved = tuple(preserved)
+        self.keyring = keyring
         self.dies_with_parent = dies_with_parent
 
     def live(self, channel: Channel) -> NoReturn:
@@ -115,6 +118,8 @@ class Init:
         if self.spaces.has_user:
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
+        if self.keyring is not None:
+            process.leave_keyring(self.keyring)
         # Others in the container must not reach the host by way of this process's /proc entries.
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         if self.dies_with_parent:

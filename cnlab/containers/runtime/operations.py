@@ -10,7 +10,7 @@ import os
 from cnlab.containers.runtime import birth, hooks, signals
 from cnlab.containers.runtime.errors import NoSuchContainer, WrongStatus, warn
 from cnlab.containers.runtime.store import Record, default_root, process_start_time
-from cnlab.containers.runtime.waiting import exit_code, has_ended, reap
+from cnlab.containers.runtime.waiting import Process, exit_code, has_ended, reap
 from cnlab.linux import syscalls
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _KILL_TIMEOUT_S = 10.0
 
 
-def start(container_id: str, *, root: str | None = None, warn: Callable[[str], None] = warn) -> None:
+def start(container_id: str, *, root: str | None = None) -> None:
     """Let the container execute its program, and return when it does.
 
     Raises:
@@ -128,10 +128,11 @@ def run(
     """Create a container, start it, wait for its end, delete it, and return its exit code."""
     from cnlab.containers.runtime.creation import create
 
-    create(container_id, bundle, stdio=stdio, root=root, warn=warn)
+    state = create(container_id, bundle, stdio=stdio, root=root, warn=warn)
     try:
-        start(container_id, root=root, warn=warn)
-        return wait(container_id, root=root)
+        with Process(state["pid"], syscalls.pidfd_open(state["pid"])) as process:
+            start(container_id, root=root)
+            return process.wait()
     finally:
         delete(container_id, force=True, root=root, warn=warn)
 

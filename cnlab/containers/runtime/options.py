@@ -30,7 +30,6 @@ _CREATE = {
     "--console-socket": _VALUE,
     "--pid-file": _VALUE,
     "--preserve-fds": _VALUE,
-    "--no-pivot": _FLAG,
     "--no-new-keyring": _FLAG,
 }
 OF_COMMAND: dict[str, dict[str, int]] = {
@@ -50,10 +49,8 @@ OF_COMMAND: dict[str, dict[str, int]] = {
         "--tty": _FLAG,
         "--detach": _FLAG,
         "--no-new-privs": _FLAG,
-        "--ignore-paused": _FLAG,
         "--apparmor": _VALUE,
         "--process-label": _VALUE,
-        "--cgroup": _VALUE,
     },
     "features": {},
     "kill": {"--all": _FLAG},

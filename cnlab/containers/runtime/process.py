@@ -228,6 +228,18 @@ class Plan:
                 return
 
 
+def leave_keyring(name: str) -> None:
+    """Let go of the caller's session keyring: the keys in it are not for the container.
+
+    """Let go of the caller's session keyring: the keys in it are not for the container.
+    """
+    try:
+        syscalls.join_session_keyring(name)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EDQUOT):
+            raise
+
+
 def set_oom_score(pid: int, score: int) -> None:
     """Set how readily the kernel kills process `pid` when memory is short: -1000 to 1000."""
     path = f"/proc/{pid}/oom_score_adj"

@@ -444,8 +444,9 @@ def test_seccomp_holds_with_and_without_no_new_privileges(box, no_new_privileges
         {"syscalls": [{"names": [], "action": "SCMP_ACT_ERRNO"}]},
         {"defaultErrnoRet": 5},
         {"flags": ["SECCOMP_FILTER_FLAG_NOSUCH"]},
+        {"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/tmp/agent.sock"},
     ],
-    ids=lambda fault: next(iter(fault)),
+    ids=str,
 )
 def test_seccomp_profile_that_makes_no_sense_must_be_refused(box, fault):
     """“names MUST contain at least one entry. When the action doesn't support an errno, the runtime MUST
@@ -558,3 +559,11 @@ def test_personality_linux32_shows_a_32_bit_processor(box):
     native = os.uname().machine
 
     assert {"x86_64": "i686", "aarch64": "armv8l"}.get(native, native) == box.run("uname", "-m").strip()
+
+
+def test_session_keyring_is_the_container_s_own(box):
+    """Keys of whoever starts a container are not for the container."""
+    box.config["mounts"].append({"destination": "/proc/keys", "source": "/proc/keys", "options": ["bind"]})
+    box.linux["maskedPaths"] = []
+
+    assert f"_ses.{box.id}" in box.run("cat", "/proc/keys")
