@@ -231,7 +231,7 @@ class Plan:
 def leave_keyring(name: str) -> None:
     """Let go of the caller's session keyring: the keys in it are not for the container.
 
-    """Let go of the caller's session keyring: the keys in it are not for the container.
+    As runc, it goes on where keyrings are missing, forbidden or used up: what guards a key is its owner.
     """
     try:
         syscalls.join_session_keyring(name)
