@@ -13,6 +13,7 @@ from rootfs_archive import busybox_archive
 
 from cnlab.clock import wait_until
 from cnlab.containers import runtime
+from cnlab.containers.runtime.cgroup_trees import find_trees
 from cnlab.linux.mounts import read_mountinfo
 
 
@@ -41,7 +42,8 @@ def docker(dockerd: Dockerd) -> Iterator[Callable[..., str]]:
 
 def left_by(dockerd: Dockerd) -> list[str]:
     """Look for groups, mounts, state and processes of containers."""
-    groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**{dockerd.cgroup_parent}/*/")]
+    parents = (Path(tree.mount_point + dockerd.cgroup_parent) for tree in find_trees())
+    groups = [str(path) for parent in parents for path in parent.glob("*/")]
     mounts = [mount.mount_point for mount in read_mountinfo() if "/data/overlay2/" in mount.mount_point]
     mounts = [point for point in mounts if point.startswith(str(dockerd.directory))]
     state = [str(path) for path in dockerd.directory.glob("exec/runtime*/moby/*")]
