@@ -184,7 +184,7 @@ def config_for(
     }
     linux: Config = {
         "namespaces": kinds,
-        "resources": {"devices": list(DEFAULT_DEVICE_RULES), **(resources or {})},
+        "resources": {"devices": [dict(rule) for rule in DEFAULT_DEVICE_RULES], **(resources or {})},
         "maskedPaths": list(MASKED_PATHS),
         "readonlyPaths": list(READONLY_PATHS),
     }
@@ -302,7 +302,8 @@ def _named(capabilities: Iterable[str]) -> set[str]:
 def _mounts(added: Iterable[Mapping[str, Any]]) -> list[Config]:
     own = [dict(mount) for mount in added]
     replaced = {mount["destination"] for mount in own}
-    return [mount for mount in map(dict, DEFAULT_MOUNTS) if mount["destination"] not in replaced] + own
+    kept = [mount for mount in DEFAULT_MOUNTS if mount["destination"] not in replaced]
+    return [mount | {"options": list(mount["options"])} for mount in kept] + own
 
 
 def _make_rootless(config: Config) -> None:
