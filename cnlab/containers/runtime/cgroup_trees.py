@@ -1,4 +1,4 @@
-"""The mounted trees of control groups, as a runtime meets them: version 1, version 2, or some of each.
+"""The trees of control groups, as a runtime meets them: version 1, version 2, or some of each.
 
 See: cgroups(7); `cnlab.linux.cgroups` tells the same to a reader, and this to a program that must start fast.
 """
@@ -8,7 +8,10 @@ from __future__ import annotations
 import errno
 import os
 
-from cnlab.errors import MissingFeature
+from cnlab.errors import InvalidValue, MissingFeature
+
+OWN_PARENT = "cnlab"
+"""The group that relative paths of containers are put into."""
 
 _LIMITING = {"cpu", "memory", "pids"}
 
@@ -96,6 +99,28 @@ def parse_trees(mountinfo: str) -> list[Tree]:
             name = ",".join(word for word in words if word not in ("rw", "ro", "xattr", "clone_children"))
             found.setdefault(name, Tree(1, mount_point, name))
     return list(found.values())
+
+
+def group_path(path: str | None, container_id: str) -> str:
+    """Return the place of a container's group: absolute as it is, anything else to be put somewhere.
+
+    Raises:
+        InvalidValue: it leaves the tree, or is a slice of systemd's.
+    """
+    place = path or f"{OWN_PARENT}-{container_id}"
+    if place.count(":") == 2 and "/" not in place:
+        raise InvalidValue(
+            f"cgroupsPath {place!r} asks systemd for a scope; expected a path: use the cgroupfs driver"
+            " (dockerd --exec-opt native.cgroupdriver=cgroupfs, podman --cgroup-manager cgroupfs)"
+        )
+    names = [name for name in place.split("/") if name]
+    if not names or ".." in names or "." in names or "\n" in place:
+        raise InvalidValue(
+            f"cgroupsPath {place!r} is no group of its own; expected a path like '/cnlab/demo'"
+        )
+    if path and not path.startswith("/"):
+        return "/".join((OWN_PARENT, *names))
+    return "/".join(("", *names) if path else names)
 
 
 def enable_controllers(directory: str) -> None:

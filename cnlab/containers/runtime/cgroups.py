@@ -17,9 +17,8 @@ import errno
 import os
 import time
 
-from cnlab.containers.runtime import resources as oci
-from cnlab.containers.runtime.cgroup_trees import Tree, find_trees, read, write
-from cnlab.errors import InvalidValue, MissingFeature
+from cnlab.containers.runtime.cgroup_trees import OWN_PARENT, Tree, find_trees, group_path, read, write
+from cnlab.errors import MissingFeature
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 _SIGKILL = 9
 _TIMEOUT_S = 10.0
 _ATTEMPTS = 10
-_PARENT = "cnlab"
-_SWAP = ("memory.memsw.limit_in_bytes", "memory.swap.max")
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _BUSY = (errno.EBUSY, errno.ENOTEMPTY)
 
@@ -58,7 +55,9 @@ class Cgroups:
             MissingFeature: a limit whose controller is not there.
             InvalidValue: a limit or path that makes no sense.
         """
-        oci.check(resources)
+        from cnlab.containers.runtime.resources import check
+
+        check(resources)
         below = group_path(path, container_id)
         trees = find_trees()
         groups = cls(trees[0].version, {})
@@ -96,7 +95,7 @@ class Cgroups:
             try:
                 tree.make(directory)
             except FileExistsError:
-                if name != _PARENT:
+                if name != OWN_PARENT:
                     continue
             self._made.append(directory)
         return directory
@@ -167,44 +166,9 @@ class Cgroups:
 
     def apply(self, resources: dict[str, Any]) -> None:
         """Set limits, now or while the container runs; what is left out stays."""
-        settings = oci.for_v1(resources) if self.version == 1 else oci.for_v2(resources)
-        postponed = []
-        for setting in settings:
-            try:
-                self._set(*setting)
-            except OSError as error:
-                # memory may not exceed memory with swap, which comes next and may be about to grow
-                if error.errno != errno.EINVAL or setting[1] != "memory.limit_in_bytes":
-                    raise
-                postponed.append(setting)
-        for setting in postponed:
-            self._set(*setting)
-        if rules := oci.devices(resources):
-            self._allow_devices(rules)
+        from cnlab.containers.runtime import limits  # which most commands do without
 
-    def _set(self, controller: str, file: str, line: str) -> None:
-        directory = self.directory_of(controller)
-        try:
-            write(f"{directory}/{file}", line)
-        except FileNotFoundError:
-            if alternative := oci.alternative(file, line):
-                return self._set(controller, *alternative)
-            if file in _SWAP and line in ("-1", "0", "max"):
-                return None  # without swap accounting there is nothing to take away
-            offered = " ".join(sorted({name.split(".")[0] for name in os.listdir(directory)} - {"cgroup"}))
-            reason = f"{directory} has no {file}; its controllers are: {offered or 'none'}"
-            raise MissingFeature("cgroup", reason, hint="leave the limit out, or see cgroups(7)") from None
-
-    def _allow_devices(self, rules: list[dict[str, Any]]) -> None:
-        if not self._directories:
-            return  # without privilege nobody opens a device that its file does not let him open
-        if self.version == 2:
-            from cnlab.containers.runtime import device_filter
-
-            return device_filter.attach(self.directories[0], rules)
-        directory = self.directory_of("devices")
-        for is_allowed, lines in oci.device_lines(rules):
-            write(f"{directory}/devices.{'allow' if is_allowed else 'deny'}", *lines)
+        limits.apply(self, resources)
 
     def freeze(self) -> None:
         """Stop all that runs in the group, and return when it has stopped.
@@ -255,7 +219,7 @@ class Cgroups:
             for path, _, _ in os.walk(directory):
                 try:
                     found.update(map(int, read(f"{path}/cgroup.procs").split()))
-                except (FileNotFoundError, OSError) as error:
+                except OSError as error:
                     if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
                         raise
         return sorted(found - {0})
@@ -308,28 +272,6 @@ class Cgroups:
             except OSError as error:
                 if error.errno not in (*_BUSY, errno.ENOENT):
                     raise
-
-
-def group_path(path: str | None, container_id: str) -> str:
-    """Return the place of a container's group: absolute as it is, anything else to be put somewhere.
-
-    Raises:
-        InvalidValue: it leaves the tree, or is a slice of systemd's.
-    """
-    place = path or f"{_PARENT}-{container_id}"
-    if place.count(":") == 2 and "/" not in place:
-        raise InvalidValue(
-            f"cgroupsPath {place!r} asks systemd for a scope; expected a path: use the cgroupfs driver"
-            " (dockerd --exec-opt native.cgroupdriver=cgroupfs, podman --cgroup-manager cgroupfs)"
-        )
-    names = [name for name in place.split("/") if name]
-    if not names or ".." in names or "." in names or "\n" in place:
-        raise InvalidValue(
-            f"cgroupsPath {place!r} is no group of its own; expected a path like '/cnlab/demo'"
-        )
-    if path and not path.startswith("/"):
-        return "/".join((_PARENT, *names))
-    return "/".join(("", *names) if path else names)
 
 
 def _has_gone(directory: str) -> bool:

@@ -12,8 +12,8 @@ from private_kernel import in_private_kernel
 from student import Student
 
 from cnlab.clock import wait_until
-from cnlab.containers.runtime.cgroup_trees import find_trees, parse_trees
-from cnlab.containers.runtime.cgroups import Cgroups, group_path
+from cnlab.containers.runtime.cgroup_trees import find_trees, group_path, parse_trees
+from cnlab.containers.runtime.cgroups import Cgroups
 from cnlab.errors import InvalidValue, MissingFeature
 from cnlab.host import find_program
 from cnlab.linux.namespaces import spawn
@@ -343,7 +343,7 @@ def rootless():
     with open("/sys/fs/cgroup/owned/cgroup.procs", "w") as procs:
         procs.write("0")
     os.setgroups([]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)
-    own = Cgroups.create(None, "demo", {})
+    own = Cgroups.create(None, "demo", {"devices": [{"allow": False}]})
     pid = os.fork()
     if pid == 0:
         time.sleep(60)
