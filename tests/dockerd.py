@@ -109,6 +109,8 @@ def _stop(dockerd: Dockerd) -> None:
         if mount.mount_point.startswith(f"{dockerd.directory}/"):
             syscalls.umount(mount.mount_point, syscalls.MNT_DETACH)
     shutil.rmtree(dockerd.directory)
-    for group in Path("/sys/fs/cgroup").glob(f"**{dockerd.cgroup_parent}"):
-        for folder, _, _ in os.walk(group, topdown=False):
-            os.rmdir(folder)
+    for mount in read_mountinfo():
+        if mount.fs_type in ("cgroup", "cgroup2"):  # those of others come and go: look at our own only
+            group = f"{mount.mount_point}{dockerd.cgroup_parent}"
+            for folder, _, _ in os.walk(group, topdown=False):
+                os.rmdir(folder)
