@@ -98,8 +98,8 @@ def number(text: bytes) -> int:
 
 
 def decimal(text: bytes) -> int:
-    """Read decimal digits, at most nineteen."""
-    if not text.isdigit() or len(text) > 19:
+    """Read decimal digits, no more than a 64-bit number has for sure."""
+    if not text.isdigit() or len(text) > 18:
         raise InvalidImage(f"layer: {text[:40]!r} in a pax header is no number")
     return int(text)
 
@@ -113,7 +113,8 @@ def parse_pax(text: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int]]]:
         blank = text.find(b" ", at, at + 12)
         length = decimal(text[at:blank]) if blank > 0 else 0
         key, equals, value = text[blank + 1 : at + length].partition(b"=")
-        if not equals or not value.endswith(b"\n") or at + length > len(text):
+        is_text = b"\0" not in key and (key.startswith(XATTR) or b"\0" not in value)
+        if not equals or not value.endswith(b"\n") or at + length > len(text) or not is_text:
             raise InvalidImage(f"layer: malformed pax record {text[at : at + 40]!r}")
         records[key] = value[:-1]
         if key == b"GNU.sparse.numbytes":

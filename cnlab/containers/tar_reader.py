@@ -111,9 +111,9 @@ class TarReader:
             elif member.type == tar.PAX_GLOBAL:
                 self._defaults |= tar.parse_pax(self._meta(member))[0]
             elif member.type == tar.GNU_NAME:
-                records[b"path"] = self._meta(member).rstrip(b"\0")
+                records[b"path"] = self._meta(member).partition(b"\0")[0]
             elif member.type == tar.GNU_LINK:
-                records[b"linkpath"] = self._meta(member).rstrip(b"\0")
+                records[b"linkpath"] = self._meta(member).partition(b"\0")[0]
             else:
                 raise InvalidImage(f"layer: {shown(member.name)}: unknown type {member.type!r} of tar member")
         tar.amend(member, self._defaults | records)
@@ -163,15 +163,14 @@ class TarReader:
 
     def _map_before_data(self) -> list[tuple[int, int]]:
         """Read decimal lines, their number first, from the blocks before the data."""
-        text = b""
-        wanted: int | None = None
-        while wanted is None or text.count(b"\n") < wanted:
-            text += b"".join(self.read(tar.BLOCK))
-            if wanted is None and b"\n" in text:
-                wanted = 2 * tar.decimal(text.split(b"\n", 1)[0]) + 1
-                if wanted > 2 * _MAX_HOLES:
-                    raise InvalidImage(f"layer: a sparse file with more than {_MAX_HOLES} holes")
-        numbers = [tar.decimal(line) for line in text.split(b"\n")[1:wanted]]
+        lines: list[bytes] = []
+        rest = b""
+        while not lines or len(lines) <= 2 * tar.decimal(lines[0]):
+            *complete, rest = (rest + b"".join(self.read(tar.BLOCK))).split(b"\n")
+            lines += complete
+            if lines and tar.decimal(lines[0]) > _MAX_HOLES:
+                raise InvalidImage(f"layer: a sparse file with more than {_MAX_HOLES} holes")
+        numbers = [tar.decimal(line) for line in lines[1 : 2 * tar.decimal(lines[0]) + 1]]
         return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 

@@ -188,9 +188,9 @@ def test_hard_link_to_what_is_not_there_is_refused(place):
 
 
 def test_sparse_file_larger_than_the_limit_is_refused_before_it_is_made(place):
-    """Eight exabytes in five hundred bytes; even a hole takes time to read."""
+    """Half an exabyte in five hundred bytes; even a hole takes time to read."""
     info = tarfile.TarInfo("huge")
-    info.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 62)}
+    info.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 59)}
 
     assert "files of more than 17179869184 bytes" in attack(place, (info, b""))
     assert not (place / "rootfs" / "huge").exists()
@@ -247,6 +247,16 @@ def test_attributes_of_overlayfs_are_refused(place, name):
 def test_owner_that_is_no_id_is_refused(place):
     """To chown(2), the largest number means "leave it": the file would stay root's."""
     assert "owner 4294967295:0 is no id" in attack(place, file("x", uid=0xFFFF_FFFF))
+
+
+@pytest.mark.parametrize("mtime", ["999999999999999999", "-999999999999999999", "-0.000000001"])
+def test_time_of_no_calendar_is_the_file_systems_problem(place, mtime):
+    """It clamps what it cannot hold; nothing overflows on the way there."""
+    info, content = file("x")
+    info.pax_headers = {"mtime": mtime}
+    apply(layer((info, content)), place / "rootfs")
+
+    assert (place / "rootfs" / "x").exists()
 
 
 def test_damaged_layer_is_refused(place):
