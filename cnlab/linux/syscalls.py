@@ -332,6 +332,17 @@ def clone3(flags: int = 0, *, cgroup_fd: int | None = None) -> tuple[int, int]:
     return pid, pidfd.value
 
 
+def fork() -> int:
+    """Fork as the C library does, and return the child's pid, or 0 in the child.
+
+    Unlike `clone3`, fork(3) first takes all locks of its allocator, so that beside busy threads the child finds
+    none taken; and it calls the handlers that other libraries have registered.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return _check(_fork_by(iter(_libc_with_lock.fork, None)), "fork()")
+
+
 def _settle_allocator() -> None:
     """Take and release the lock of malloc(3), as fork(3) does: a child that finds it taken waits for ever.
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
-    from cnlab.containers.runtime.cgroups import Cgroups
-
 
 def exec_(
     container_id: str,
@@ -92,7 +90,7 @@ class _Newcomer:
         self.process = process
         self.stdio = stdio
         self.preserved = range(3, 3 + preserve_fds)
-        self.channel: Channel | None = None
+        self.channel = Channel()
         self.console: int | None = None
         if console_socket is not None:
             from cnlab.containers.runtime import terminal
@@ -105,8 +103,7 @@ class _Newcomer:
 
     def close(self) -> None:
         """Let go of what only the start needed."""
-        if self.channel is not None:
-            self.channel.close()
+        self.channel.close()
         for fd in (self.console, self.init_fd, self.root):
             if fd is not None:
                 os.close(fd)
@@ -121,19 +118,14 @@ class _Newcomer:
             in_user_namespace=self.spaces.has_user,
             warn=warn,
         )
-        return birth.again_if_hung(lambda: self._clone(cgroups))
-
-    def _clone(self, cgroups: Cgroups) -> Process:
-        channel = self.channel = Channel()
         process: Process | None = None
         try:
-            process = Process(*birth.bear(self._live, channel, self.spaces, cgroups))
+            process = Process(*birth.bear(self._live, self.channel, self.spaces, cgroups))
             if (score := self.process.get("oomScoreAdj")) is not None:
                 set_oom_score(process.pid, score)
-            channel.go()
-            channel.hear_nothing()
+            self.channel.go()
+            self.channel.hear_nothing()
         except BaseException:
-            channel.close()
             if process is not None:
                 process.close()
             raise
