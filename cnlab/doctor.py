@@ -49,14 +49,16 @@ class Program:
     version_option: str = "--version"
 
 
+# By names that are files in their packages: a link, or Debian's choice of alternatives, may lead nowhere where a
+# package was only unpacked.
 PROGRAMS = (
     Program("ip", "iproute2", "01, 04", is_needed_now=True, version_option="-Version"),
     Program("lsns", "util-linux", "01", is_needed_now=True),
     Program("ps", "procps", "01", is_needed_now=True),
-    Program("modprobe", "kmod", "private kernel", is_needed_now=True),
+    Program("kmod", "kmod", "private kernel", is_needed_now=True),
     Program("busybox", "busybox-static", "03, 04, 05", is_needed_now=True, version_option="--help"),
     Program("skopeo", "skopeo", "03", is_needed_now=True),
-    Program("iptables", "iptables", "04", is_needed_now=True),
+    Program("iptables-legacy", "iptables", "04", is_needed_now=True),
     Program("dockerd", "docker.io", "03, 05, 09", is_needed_now=True),
     Program("containerd", "containerd", "03, 05, 09", is_needed_now=True),
     Program("runc", "runc", "05", is_needed_now=True),
