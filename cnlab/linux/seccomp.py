@@ -234,12 +234,13 @@ def _edges(abi: str, rules: list[Rule], default: int, beyond: int) -> dict[int, 
     known = numbers(abi)
     found: dict[int, list[tuple[Conditions, int]]] = {}
     for name, conditions, action in (*rules, *(_multiplexed(rules) if abi == "i386" else ())):
-        if name in known:
-            found.setdefault(known[name], []).append((conditions, action))
-    edges: dict[int, Outcome] = {X32_BIT if abi == "x32" else 0: (((), default),)}
+        if (number := known.get(name)) is not None:
+            found.setdefault(number, []).append((conditions, action))
+    always: Outcome = (((), default),)
+    edges: dict[int, Outcome] = {X32_BIT if abi == "x32" else 0: always}
     for number in sorted(found):
         edges[number] = _outcome(found[number], default)
-        edges[number + 1] = (((), default),)
+        edges[number + 1] = always
     if found:
         edges[max(found) + 1] = (((), beyond),)
     return edges

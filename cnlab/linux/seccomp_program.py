@@ -41,7 +41,7 @@ def assemble(edges_of: dict[int, dict[int, Outcome]], otherwise: int) -> bytes:
         body = _ranges(edges)
         code += [(_JUMP_EQ, 1, 0, architecture), (_JUMP, 0, 0, len(body)), *body]
     code.append((_RETURN, 0, 0, otherwise))
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+    return struct.pack("=" + "HBBI" * len(code), *(field for instruction in code for field in instruction))
 
 
 def _ranges(edges: dict[int, Outcome]) -> list[Instruction]:
@@ -62,6 +62,9 @@ def _unless_below(start: int, block: list[Instruction]) -> list[Instruction]:
 def _block(outcome: Outcome) -> list[Instruction]:
     code: list[Instruction] = []
     for conditions, action in outcome:
+        if not conditions:
+            code.append((_RETURN, 0, 0, action))
+            continue
         tests = [_test(*condition) for condition in conditions]
         remaining = sum(map(len, tests)) + 1  # to the end of this rule, its answer included
         for test in tests:
