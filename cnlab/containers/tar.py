@@ -110,16 +110,16 @@ def parse_pax(text: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int]]]:
     pairs: list[tuple[int, int]] = []
     at = 0
     while at < len(text):
-        blank = text.find(b" ", at, at + 12)
-        length = decimal(text[at:blank]) if blank > 0 else 0
-        key, equals, value = text[blank + 1 : at + length].partition(b"=")
+        digits, blank, _ = text[at : at + 12].partition(b" ")
+        end = at + decimal(digits) if blank else 0
+        key, equals, value = text[at + len(digits) + 1 : end].partition(b"=")
         is_text = b"\0" not in key and (key.startswith(XATTR) or b"\0" not in value)
-        if not equals or not value.endswith(b"\n") or at + length > len(text) or not is_text:
+        if not equals or not value.endswith(b"\n") or end > len(text) or not is_text:
             raise InvalidImage(f"layer: malformed pax record {text[at : at + 40]!r}")
         records[key] = value[:-1]
         if key == b"GNU.sparse.numbytes":
             pairs.append((decimal(records.get(b"GNU.sparse.offset", b"")), decimal(value[:-1])))
-        at += length
+        at = end
     return records, pairs
 
 

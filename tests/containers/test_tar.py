@@ -236,6 +236,7 @@ SIZE, MODE, NAME, TYPE = 124, 100, 0, 156
         (pax(b"999999999999999999999 path=x\n") + tar.header(member()), "malformed pax record"),
         (pax(b"12 path=xxx ") + tar.header(member()), "malformed pax record"),
         (pax(b"3 \n") + tar.header(member()), "malformed pax record"),
+        (pax(b"6 a=b\nno-blank=here\n") + tar.header(member()), "malformed pax record"),
         (pax(b"18 linkpath=a\0bc\n") + tar.header(member()), "malformed pax record"),
         (pax(b"22 SCHILY.xattr.a\0b=c\n") + tar.header(member()), "malformed pax record"),
         (pax(b"11 size=-1\n") + tar.header(member()), "is no number"),
