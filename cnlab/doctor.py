@@ -49,8 +49,8 @@ class Program:
     version_option: str = "--version"
 
 
-# By names that are files in their packages: a link, or Debian's choice of alternatives, may lead nowhere where a
-# package was only unpacked.
+# By names that are files in their packages: a link, or Debian's choice of alternatives, may lead nowhere
+# where a package was only unpacked.
 PROGRAMS = (
     Program("ip", "iproute2", "01, 04", is_needed_now=True, version_option="-Version"),
     Program("lsns", "util-linux", "01", is_needed_now=True),
