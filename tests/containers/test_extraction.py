@@ -3,6 +3,8 @@
 import gzip
 import io
 import os
+import random
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -265,6 +267,58 @@ def test_damaged_layer_is_refused(place):
     for data in (whole[:3000], b"<html>404</html>" * 100):
         with pytest.raises(InvalidImage):
             apply(io.BytesIO(data), place / "rootfs")
+
+
+def mutated(data, chance):
+    """Change an archive in a few places and make the checksums of its headers right again."""
+    data = bytearray(data)
+    for _ in range(chance.randint(1, 6)):
+        at = chance.randrange(len(data))
+        block = at // 512 * 512
+        change = chance.randrange(4)
+        if change == 0:
+            data[at] = chance.choice(b"0179 \0/.=\n\xff\x80")
+        elif change == 1:
+            data[block + 156 : block + 157] = bytes([chance.choice(b"01234567xgLKSVN")])
+        elif change == 2:
+            del data[at : at + chance.choice((1, 512, 1024))]
+        else:
+            data[at:at] = data[block : block + 512]
+    for at in range(0, len(data) - 511, 512):
+        if data[at + 257 : at + 262] == b"ustar":
+            data[at + 148 : at + 156] = b" " * 8
+            data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "options", [["--format=gnu"], ["--format=pax"], ["--format=pax", "--sparse-version=0.0"]]
+)
+def test_archive_changed_at_random_is_applied_or_refused(place, options):
+    """What nobody thought of: no endless loop, no error of the interpreter's own, nothing outside."""
+    source = place.parent / f"{place.name}-source"
+    (source / "d").mkdir(parents=True)
+    (source / "d" / ("n" * 150)).symlink_to("t" * 150)
+    with (source / "sparse").open("wb") as sparse:
+        sparse.seek(100_000)
+        sparse.write(b"x")
+    os.link(source / "sparse", source / "hard")
+    archive = subprocess.run(
+        ["tar", "-C", source, *options, "-S", "-c", "."], capture_output=True, check=True
+    )
+    chance = random.Random(1)
+    before, outcomes = facts(place / "outside"), set()
+    for number in range(150):
+        target = place / "rootfs" / str(number)
+        target.mkdir()
+        try:
+            apply(io.BytesIO(mutated(archive.stdout, chance)), target, limits=Limits(unpacked_bytes=1 << 20))
+            outcomes.add("applied")
+        except (InvalidImage, OSError):
+            outcomes.add("refused")
+
+    assert outcomes == {"applied", "refused"}
+    assert facts(place / "outside") == before
 
 
 def test_deep_path_is_refused_before_it_cannot_be_removed(place):
