@@ -34,13 +34,11 @@ class Endpoint:
         self.network = options.get("network")
         self.attachment: Attachment | None = None
         self._ports = options.get("ports")
-        if joined is not None:
-            self.files = joined.files
-            return
-        self.files = {_HOSTS: directory / "hosts", _RESOLV_CONF: directory / "resolv.conf"}
-        if options.get("network_mode") == "host":
+        own = {_HOSTS: directory / "hosts", _RESOLV_CONF: directory / "resolv.conf"}
+        self.files: dict[str, Path] = own if joined is None else joined.files
+        if joined is None and options.get("network_mode") == "host":
             self._write(*(_content(Path(place)) for place in self.files))
-        else:
+        elif joined is None:
             self._write(_LOOPBACK, "")
 
     def attach(self, pid: int) -> None:
