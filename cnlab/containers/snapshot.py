@@ -28,7 +28,7 @@ from cnlab.containers.diff import diff_upper
 from cnlab.containers.image import Image, open_layer
 from cnlab.containers.layer import Layer, apply
 from cnlab.containers.layout import Layout
-from cnlab.errors import MissingFeature
+from cnlab.errors import InvalidValue, MissingFeature
 from cnlab.linux import syscalls
 from cnlab.linux.idmaps import IdMap, read_uid_map
 from cnlab.linux.mounts import overlay_mount
@@ -53,7 +53,8 @@ class Snapshot:
         self, layout: Layout, *, compression: Compression = "gzip", clamp_mtime: int | None = None
     ) -> Layer:
         """Store what was changed so far as a layer; see `diff.diff_upper`."""
-        assert self.upper is not None, "nothing changes in a read-only snapshot"
+        if self.upper is None:
+            raise InvalidValue(f"{self.rootfs} is read-only: it has no changes that could become a layer")
         return diff_upper(
             self.upper, layout, lowers=self.lowers, compression=compression, clamp_mtime=clamp_mtime
         )

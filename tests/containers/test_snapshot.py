@@ -19,7 +19,7 @@ from cnlab.containers.layer import Layer, diff_id_of
 from cnlab.containers.layout import Layout
 from cnlab.containers.overlay import is_opaque, is_whiteout
 from cnlab.containers.snapshot import SnapshotStore, temporary_store
-from cnlab.errors import InvalidImage, MissingFeature
+from cnlab.errors import InvalidImage, InvalidValue, MissingFeature
 from cnlab.linux.mounts import read_mountinfo
 
 pytestmark = pytest.mark.needs_root
@@ -168,6 +168,8 @@ def test_readonly_snapshot_refuses_writes(store, image):
             assert snapshot.upper is None
             with pytest.raises(OSError, match="Read-only file system"):
                 (snapshot.rootfs / "new").touch()
+            with pytest.raises(InvalidValue, match="is read-only"):
+                snapshot.commit(image.layout)
 
 
 def test_image_without_layers_is_an_empty_directory(store, layout):
