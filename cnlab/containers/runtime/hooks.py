@@ -10,8 +10,7 @@ import select
 
 from cnlab.containers.runtime import documents
 from cnlab.containers.runtime.errors import HookFailed
-from cnlab.containers.runtime.signals import IGNORED_BY_PYTHON, SIGKILL
-from cnlab.linux import syscalls
+from cnlab.containers.runtime.signals import IGNORED_BY_PYTHON, SIGKILL, pidfd_open, pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,11 +65,11 @@ def _run(hook: dict[str, Any], text: bytes, said: bytearray) -> int | None:
 
 
 def _attend(pid: int, fd: int, said: bytearray, timeout_s: int | None) -> int | None:
-    pidfd = syscalls.pidfd_open(pid)
+    pidfd = pidfd_open(pid)
     try:
         has_ended = _listen(pidfd, fd, said, timeout_s)
         if not has_ended:
-            syscalls.pidfd_send_signal(pidfd, SIGKILL)
+            pidfd_send_signal(pidfd, SIGKILL)
         _, status = os.waitpid(pid, 0)
     finally:
         os.close(pidfd)

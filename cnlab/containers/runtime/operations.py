@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 
-from cnlab.containers.runtime import birth, hooks, signals
+from cnlab.containers.runtime import hooks, signals
 from cnlab.containers.runtime.errors import NoSuchContainer, WrongStatus, warn
 from cnlab.containers.runtime.store import Record, default_root, process_start_time
 from cnlab.containers.runtime.waiting import Process, exit_code, has_ended, reap
-from cnlab.linux import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +60,8 @@ def _let_go(record: Record) -> None:
     finally:
         os.close(told)
     if text:
+        from cnlab.containers.runtime import birth
+
         raise birth.error_in(text)
 
 
@@ -85,10 +86,10 @@ def kill(
         return
     if record.status() in ("stopped", "creating"):
         raise WrongStatus(f"container not running: {container_id!r}")
-    pidfd = syscalls.pidfd_open(record.pid)
+    pidfd = signals.pidfd_open(record.pid)
     try:
         if process_start_time(record.pid) == record.start_time:  # so the pidfd means the right process
-            syscalls.pidfd_send_signal(pidfd, number)
+            signals.pidfd_send_signal(pidfd, number)
     finally:
         os.close(pidfd)
 
@@ -106,7 +107,7 @@ def wait(container_id: str, *, timeout_s: float | None = None, root: str | None 
     code = record.exit_code()
     if code is not None:
         return code
-    pidfd = syscalls.pidfd_open(record.pid)
+    pidfd = signals.pidfd_open(record.pid)
     try:
         if not has_ended(pidfd, timeout_s):
             raise TimeoutError(f"container {container_id!r} still runs after {timeout_s:g} s")
@@ -130,7 +131,7 @@ def run(
 
     state = create(container_id, bundle, stdio=stdio, root=root, warn=warn)
     try:
-        with Process(state["pid"], syscalls.pidfd_open(state["pid"])) as process:
+        with Process(state["pid"], signals.pidfd_open(state["pid"])) as process:
             start(container_id, root=root)
             return process.wait()
     finally:
@@ -173,12 +174,12 @@ def delete(
 
 def _kill(record: Record) -> None:
     try:
-        pidfd = syscalls.pidfd_open(record.pid)
+        pidfd = signals.pidfd_open(record.pid)
     except ProcessLookupError:
         return
     try:
         assert record.cgroups is not None
-        syscalls.pidfd_send_signal(pidfd, signals.SIGKILL)
+        signals.pidfd_send_signal(pidfd, signals.SIGKILL)
         if record.cgroups.is_frozen:  # a frozen process does not die
             record.cgroups.thaw()
         has_ended(pidfd, _KILL_TIMEOUT_S)

@@ -6,6 +6,7 @@ See: signal(7); execve(2), "Effect on process attributes".
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found] # `signal` without its enumerations, which take long to make
+import os
 
 from cnlab.errors import InvalidValue
 
@@ -21,6 +22,22 @@ def number_of(signal: int | str) -> int:
     if number is None or text.startswith("_"):
         raise InvalidValue(f"unknown signal {signal!r}; expected a number or a name like 'TERM'")
     return int(number)
+
+
+def pidfd_open(pid: int) -> int:
+    """Return a descriptor that means process `pid` and no other; without ctypes, which takes long to load."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        raise OSError(error.errno, f"pidfd_open({pid}): {error.strerror}") from None
+
+
+def pidfd_send_signal(pidfd: int, number: int) -> None:
+    """Send signal `number` to the process behind `pidfd`."""
+    try:
+        _signal.pidfd_send_signal(pidfd, number)
+    except OSError as error:
+        raise OSError(error.errno, f"pidfd_send_signal({pidfd}, {number}): {error.strerror}") from None
 
 
 def reset() -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import select
 
-from cnlab.containers.runtime.signals import SIGKILL
-from cnlab.linux import syscalls
+from cnlab.containers.runtime.signals import SIGKILL, pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Process:
         """Send it a signal; does nothing if it has ended."""
         if self.returncode is None:
             try:
-                syscalls.pidfd_send_signal(self.pidfd, number)
+                pidfd_send_signal(self.pidfd, number)
             except ProcessLookupError:
                 return
 

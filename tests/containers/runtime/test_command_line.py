@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -294,6 +295,18 @@ def test_command_imports_nothing_that_is_slow(box):
     }
 
     assert set() == slow & set(done.stdout.split())
+
+
+def test_most_commands_do_without_ctypes():
+    """Docker calls four commands for a container, and three of them make nothing that is new."""
+    program = "import sys; sys.path.insert(0, sys.argv[1]);"
+    program += "import cnlab.containers.runtime.operations; print(*sys.modules)"
+    root = Path(runtime.__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", program, root], capture_output=True, text=True, check=True
+    )
+
+    assert not {"ctypes", "_ctypes", "struct", "cnlab.linux.seccomp"} & set(done.stdout.split())
 
 
 @root_only
