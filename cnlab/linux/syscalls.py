@@ -85,6 +85,9 @@ _SYS_DELETE_MODULE = {"x86_64": 176, "i686": 129}.get(os.uname().machine, 106)
 _SYS_FINIT_MODULE = {"x86_64": 313, "i686": 350}.get(os.uname().machine, 273)
 _SYS_IOPRIO_SET = {"x86_64": 251, "i686": 289}.get(os.uname().machine, 30)
 _SYS_KEYCTL = {"x86_64": 250, "i686": 288}.get(os.uname().machine, 219)
+_SYS_SETGROUPS = {"x86_64": 116, "i686": 206}.get(os.uname().machine, 159)
+_SYS_SETRESGID = {"x86_64": 119, "i686": 210}.get(os.uname().machine, 149)
+_SYS_SETRESUID = {"x86_64": 117, "i686": 208}.get(os.uname().machine, 147)
 _SYS_PIVOT_ROOT = {"x86_64": 155, "i686": 217}.get(os.uname().machine, 41)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -176,6 +179,21 @@ def close_range(first: int, last: int) -> None:
     """Close all file descriptors from `first` to `last`."""
     arguments = (ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(0))
     _check(_libc.syscall(_SYS_CLOSE_RANGE, *arguments), f"close_range({first}, {last})")
+
+
+def set_ids(uid: int, gid: int, groups: list[int] | None = None) -> None:
+    """Take the real, effective and saved ids `uid` and `gid`, and the supplementary `groups` unless None.
+
+    The system calls themselves act on the calling thread. The C library's functions act on all threads of the
+    process, and in a child of `clone3` they wait for those that only its parent has.
+    """
+    if groups is not None:
+        array = (ctypes.c_uint32 * len(groups))(*groups)
+        _check(_libc.syscall(_SYS_SETGROUPS, len(groups), array), f"setgroups({groups})")
+    ids = (ctypes.c_uint32(gid),) * 3
+    _check(_libc.syscall(_SYS_SETRESGID, *ids), f"setresgid({gid})")
+    ids = (ctypes.c_uint32(uid),) * 3
+    _check(_libc.syscall(_SYS_SETRESUID, *ids), f"setresuid({uid})")
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
@@ -330,17 +348,6 @@ def clone3(flags: int = 0, *, cgroup_fd: int | None = None) -> tuple[int, int]:
     pid = _fork_by(map(_libc_with_lock.syscall, [_SYS_CLONE3], [ctypes.byref(args)], [size]))
     _check(pid, f"clone3({flag_names(args.flags & ~(CLONE_PIDFD | CLONE_CLEAR_SIGHAND))})")
     return pid, pidfd.value
-
-
-def fork() -> int:
-    """Fork as the C library does, and return the child's pid, or 0 in the child.
-
-    Unlike `clone3`, fork(3) first takes all locks of its allocator, so that beside busy threads the child finds
-    none taken; and it calls the handlers that other libraries have registered.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return _check(_fork_by(iter(_libc_with_lock.fork, None)), "fork()")
 
 
 def _settle_allocator() -> None:

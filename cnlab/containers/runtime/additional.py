@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
+    from cnlab.containers.runtime.cgroups import Cgroups
+
 
 def exec_(
     container_id: str,
@@ -90,7 +92,7 @@ class _Newcomer:
         self.process = process
         self.stdio = stdio
         self.preserved = range(3, 3 + preserve_fds)
-        self.channel = Channel()
+        self.channel: Channel | None = None
         self.console: int | None = None
         if console_socket is not None:
             from cnlab.containers.runtime import terminal
@@ -103,7 +105,8 @@ class _Newcomer:
 
     def close(self) -> None:
         """Let go of what only the start needed."""
-        self.channel.close()
+        if self.channel is not None:
+            self.channel.close()
         for fd in (self.console, self.init_fd, self.root):
             if fd is not None:
                 os.close(fd)
@@ -118,14 +121,19 @@ class _Newcomer:
             in_user_namespace=self.spaces.has_user,
             warn=warn,
         )
+        return birth.again_if_hung(lambda: self._clone(cgroups))
+
+    def _clone(self, cgroups: Cgroups) -> Process:
+        channel = self.channel = Channel()
         process: Process | None = None
         try:
-            process = Process(*birth.bear(self._live, self.channel, self.spaces, cgroups))
+            process = Process(*birth.bear(self._live, channel, self.spaces, cgroups))
             if (score := self.process.get("oomScoreAdj")) is not None:
                 set_oom_score(process.pid, score)
-            self.channel.go()
-            self.channel.hear_nothing()
+            channel.go()
+            channel.hear_nothing()
         except BaseException:
+            channel.close()
             if process is not None:
                 process.close()
             raise
@@ -137,8 +145,7 @@ class _Newcomer:
         birth.forget_caller(self.stdio, {*channel.ends(), *self.preserved, *console, self.root})
         channel.wait_for_go()
         if self.spaces.has_user:
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
+            syscalls.set_ids(0, 0)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
         if not self.spaces.has_mount:
             os.chdir(self.root)

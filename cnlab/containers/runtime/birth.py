@@ -13,14 +13,17 @@ import gc
 import os
 
 from cnlab.containers.runtime import documents
+from cnlab.containers.runtime.waiting import has_ended
 from cnlab.linux import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Any, NoReturn, Protocol
+    from typing import Any, NoReturn, Protocol, TypeVar
 
     from cnlab.containers.runtime.cgroups import Cgroups
+
+    T = TypeVar("T")
 
     class Plan(Protocol):
         """Which namespaces the child is to be in."""
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
 
 _CLEAR = syscalls.CLONE_CLEAR_SIGHAND
+_PATIENCE_S = 10.0
+_ATTEMPTS = 3
 _MESSAGE_MAX = 4000  # bytes; a pipe takes up to 4096 in one piece
 
 
@@ -78,7 +83,7 @@ class Channel:
             OSError, CnlabError: what went wrong in the child.
             ChildProcessError: it ended before it could say `what`.
         """
-        text = os.read(self._read_end, 65536)
+        text = self._read()
         if not text:
             raise ChildProcessError(f"the container's process ended before it was {what}")
         message: dict[str, Any] = documents.parse(text.decode())
@@ -92,8 +97,13 @@ class Channel:
         Raises:
             OSError, CnlabError: what went wrong instead.
         """
-        if text := os.read(self._read_end, 65536):
+        if text := self._read():
             raise error_in(text)
+
+    def _read(self) -> bytes:
+        if len(os.listdir("/proc/self/task")) > 1 and not has_ended(self._read_end, _PATIENCE_S):
+            raise TimeoutError(f"the container's process has said nothing for {_PATIENCE_S:g} s")
+        return os.read(self._read_end, 65536)
 
     # The child's side
 
@@ -151,55 +161,69 @@ def _rebuilt(message: dict[str, Any]) -> Exception:
     return rebuilt
 
 
+def again_if_hung(attempt: Callable[[], T]) -> T:
+    """Call `attempt`, and again where its child has said nothing for long.
+
+    A clone beside busy threads, such as a notebook's, may have copied a lock that one of them held. Its
+    program has not begun, so nothing is done twice.
+    """
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        try:
+            return attempt()
+        except TimeoutError:
+            if not attempts_left:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
 def bear(
     life: Callable[[Channel], NoReturn], channel: Channel, namespaces: Plan, cgroups: Cgroups
 ) -> tuple[int, int]:
     """Clone the child that runs `life` and return its pid and pidfd; it is a child of the caller.
 
-    Sometimes a stage comes between, which clones the child as its own sibling (``CLONE_PARENT``). Where
-    namespaces are to be entered, since a process that enters a pid namespace is not in it, only its children
-    are. And where the caller has threads: clone3(2) would copy the locks that they hold, fork(3) does not.
+    Where namespaces are to be entered, a stage enters them and clones the child as its own sibling
+    (``CLONE_PARENT``): a process that enters a pid namespace is not in it, only its children are.
     """
-    if namespaces.needs_a_stage or len(os.listdir("/proc/self/task")) > 1:
-        return _bear_by_stage(life, channel, namespaces, cgroups)
     birth_fd = cgroups.birth_fd()
     try:
-        pid, pidfd = syscalls.clone3(_CLEAR | namespaces.at_birth, cgroup_fd=birth_fd)
+        if not namespaces.needs_a_stage:
+            pid, pidfd = syscalls.clone3(_CLEAR | namespaces.at_birth, cgroup_fd=birth_fd)
+            if pid == 0:
+                _run(lambda: _enter_and_live(life, channel, cgroups, birth_fd), channel)
+            channel.leave_to_child()
+            return pid, pidfd
+        stage, stage_fd = syscalls.clone3(_CLEAR, cgroup_fd=birth_fd)
+        if stage == 0:
+            _run(lambda: _stage(life, channel, namespaces, cgroups, birth_fd), channel)
     finally:
         if birth_fd is not None:
             os.close(birth_fd)
-    if pid == 0:
-        _run(lambda: _enter_and_live(life, channel, cgroups if birth_fd is None else None), channel)
-    channel.leave_to_child()
-    return pid, pidfd
-
-
-def _enter_and_live(
-    life: Callable[[Channel], NoReturn], channel: Channel, cgroups: Cgroups | None
-) -> NoReturn:
-    if cgroups is not None:
-        cgroups.enter_self()
-    life(channel)
-
-
-def _bear_by_stage(
-    life: Callable[[Channel], NoReturn], channel: Channel, namespaces: Plan, cgroups: Cgroups
-) -> tuple[int, int]:
-    stage = syscalls.fork()
-    if stage == 0:
-        _run(lambda: _stage(life, channel, namespaces, cgroups), channel)
     channel.leave_to_child()
     try:
         pid = channel.hear("born")["pid"]
         return pid, syscalls.pidfd_open(pid)
     finally:
         _reap(stage)
+        os.close(stage_fd)
+
+
+def _enter_and_live(
+    life: Callable[[Channel], NoReturn], channel: Channel, cgroups: Cgroups, birth_fd: int | None
+) -> NoReturn:
+    if birth_fd is None:
+        cgroups.enter_self()
+    life(channel)
 
 
 def _stage(
-    life: Callable[[Channel], NoReturn], channel: Channel, namespaces: Plan, cgroups: Cgroups
+    life: Callable[[Channel], NoReturn],
+    channel: Channel,
+    namespaces: Plan,
+    cgroups: Cgroups,
+    birth_fd: int | None,
 ) -> NoReturn:
-    cgroups.enter_self()
+    if birth_fd is None:
+        cgroups.enter_self()
     namespaces.enter()
     pid, _ = syscalls.clone3(_CLEAR | syscalls.CLONE_PARENT | namespaces.at_birth)
     if pid == 0:

@@ -97,7 +97,7 @@ class _Creation:
         self.spaces: Namespaces | None = None
         self.fifos: tuple[int, ...] = ()
         self.console: int | None = None
-        self.channel = Channel()
+        self.channel: Channel | None = None
         self.process: Process | None = None
         record.bundle = bundle
         record.rootfs = os.path.realpath(os.path.join(bundle, config["root"]["path"]))
@@ -146,15 +146,19 @@ class _Creation:
             keyring=keyring,
             dies_with_parent=dies_with_parent,
         )
-        self._clone(init, self.spaces, self.record.cgroups)
+        channel = birth.again_if_hung(lambda: self._clone(init, self.spaces, self.record.cgroups))
         state = self.record.state("creating")
         hooks.run(self.hooks.get("prestart") or [], state)
         hooks.run(self.hooks.get("createRuntime") or [], state)
-        self.channel.go()
-        self.channel.hear("ready")
+        channel.go()
+        channel.hear("ready")
 
-    def _clone(self, init: Init, spaces: Namespaces, cgroups: Cgroups) -> None:
-        """Clone the process and let it mount its file system."""
+    def _clone(self, init: Init, spaces: Namespaces | None, cgroups: Cgroups | None) -> Channel:
+        """Clone the process and let it mount its file system; up to here nothing is seen outside of it."""
+        assert spaces is not None
+        assert cgroups is not None
+        self._end_process()
+        self.channel = Channel()
         self.process = Process(*birth.bear(init.live, self.channel, spaces, cgroups))
         self.record.pid = self.process.pid
         if spaces.new & syscalls.CLONE_NEWUSER:
@@ -164,6 +168,7 @@ class _Creation:
         if (score := (self.config.get("process") or {}).get("oomScoreAdj")) is not None:
             set_oom_score(self.record.pid, score)
         self.channel.hear("mounted")
+        return self.channel
 
     def _plan(self, spaces: Namespaces) -> Plan | None:
         if self.config.get("process") is None:
@@ -184,10 +189,15 @@ class _Creation:
             write_pid_file(pid_file, self.record.pid)
         self.process.release()
 
-    def undo(self) -> None:
-        """Take away what has been made; then the specification still asks for the poststop hooks."""
+    def _end_process(self) -> None:
         if self.process is not None:
             self.process.close()
+        if self.channel is not None:
+            self.channel.close()
+
+    def undo(self) -> None:
+        """Take away what has been made; then the specification still asks for the poststop hooks."""
+        self._end_process()
         if self.record.cgroups is not None:
             self.record.cgroups.signal_all(SIGKILL)
             self.record.cgroups.remove()
@@ -197,7 +207,8 @@ class _Creation:
 
     def close(self) -> None:
         """Let go of what only the creation needed."""
-        self.channel.close()
+        if self.channel is not None:
+            self.channel.close()
         if self.spaces is not None:
             self.spaces.close()
         for fd in (*self.fifos, self.console):

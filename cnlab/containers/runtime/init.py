@@ -116,8 +116,7 @@ class Init:
     def _settle_in(self) -> None:
         """Become root of a new user namespace; make the namespaces one's own."""
         if self.spaces.has_user:
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
+            syscalls.set_ids(0, 0)
         if self.keyring is not None:
             process.leave_keyring(self.keyring)
         # Others in the container must not reach the host by way of this process's /proc entries.

@@ -272,15 +272,10 @@ def _drop_bounding(kept: int) -> None:
 
 
 def _set_ids(user: dict[str, Any]) -> None:
-    groups = user.get("additionalGids") or []
+    uid, gid, groups = user.get("uid", 0), user.get("gid", 0), user.get("additionalGids") or []
     try:
-        os.setgroups(groups)
-    except PermissionError:  # a user namespace of somebody without rights outside may not drop groups
+        syscalls.set_ids(uid, gid, groups)
+    except PermissionError:
         if groups:
-            raise PermissionError(1, f"setgroups({groups}): not permitted in this user namespace") from None
-    uid, gid = user.get("uid", 0), user.get("gid", 0)
-    try:
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
-    except OSError as error:
-        raise OSError(error.errno, f"setresuid({uid}), setresgid({gid}): {error.strerror}") from None
+            raise
+        syscalls.set_ids(uid, gid)  # a user namespace of somebody without rights outside drops no groups
