@@ -6,6 +6,7 @@ See: runtime-spec, runtime.md, "Operations" and "Lifecycle"; runc(8).
 from __future__ import annotations
 
 import os
+import time
 
 from cnlab.containers.runtime import hooks, signals
 from cnlab.containers.runtime.errors import NoSuchContainer, WrongStatus, warn
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _KILL_TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 5.0
 
 
 def start(container_id: str, *, root: str | None = None) -> None:
@@ -63,6 +65,20 @@ def _let_go(record: Record) -> None:
         from cnlab.containers.runtime import birth
 
         raise birth.error_in(text)
+    _wait_for_its_name(record)
+
+
+def _wait_for_its_name(record: Record) -> None:
+    """Wait the moment that execve(2) takes from closing the fifo to showing the new program in `/proc`."""
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while process_start_time(record.pid) == record.start_time and time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{record.pid}/cmdline", "rb") as file:
+                if file.read(1):
+                    return
+        except (FileNotFoundError, ProcessLookupError):
+            return  # it has ended and somebody has reaped it
+        time.sleep(0.0002)
 
 
 def state(container_id: str, *, root: str | None = None) -> dict[str, Any]:

@@ -6,6 +6,8 @@ Each docstring quotes the sentence that the test holds the runtime to. Limits of
 import contextlib
 import os
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -45,8 +47,9 @@ def add_user_namespace(box, outside=100_000):
         for name in (directory, *(f"{directory}/{name}" for name in (*names, *files))):
             os.chown(name, outside, outside, follow_symlinks=False)
     for directory in (box.bundle, *box.bundle.parents):
-        if directory.is_relative_to("/tmp/"):
-            directory.chmod(0o755)
+        if directory == Path(tempfile.gettempdir()):
+            break
+        directory.chmod(directory.stat().st_mode | 0o055)
 
 
 # Default filesystems
