@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cnlab.containers.diff import diff
-from cnlab.containers.image import Image, new_image, unpack
-from cnlab.containers.layer import Layer
-from cnlab.containers.layout import Layout
+from cnlab.containers.images.diff import diff
+from cnlab.containers.images.image import Image, new_image, unpack
+from cnlab.containers.images.layer import Layer
+from cnlab.containers.images.layout import Layout
 
 ROUNDS = 5
 LARGE_FILES, LARGE_BYTES = 20, 10_000_000

@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Interface, IPv4Network
 
-from cnlab.containers import plumbing
-from cnlab.containers.network import Network
+from cnlab.containers.network import Network, plumbing
 from cnlab.linux.namespaces import spawn
 from cnlab.linux.netns import NetNs, inside
 from cnlab.linux.rtnetlink import Rtnetlink

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnlab.containers import nat
+from cnlab.containers.network import nat
 from cnlab.linux.netns import NetNs, NetNsTarget, inside
 from cnlab.linux.rtnetlink import Rtnetlink
 

@@ -31,9 +31,10 @@ from docker.models.images import Image as DockerImage
 
 from cnlab import host
 from cnlab.clock import wait_until
-from cnlab.containers import archive, runtime
-from cnlab.containers.image import open_image
-from cnlab.containers.layout import Layout
+from cnlab.containers import runtime
+from cnlab.containers.images import archive
+from cnlab.containers.images.image import open_image
+from cnlab.containers.images.layout import Layout
 from cnlab.errors import CnlabError, MissingFeature
 from cnlab.linux import syscalls
 from cnlab.linux.cgroups import Cgroup, root_of_cgroup2

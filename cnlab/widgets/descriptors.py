@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cnlab.containers.descriptor import Descriptor
-from cnlab.containers.layout import Layout
+from cnlab.containers.images.descriptor import Descriptor
+from cnlab.containers.images.layout import Layout
 from cnlab.widgets.picture import (
     BLUE,
     CYAN,

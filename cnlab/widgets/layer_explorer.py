@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnlab.containers.image import Image
-from cnlab.containers.snapshot import SnapshotStore
+from cnlab.containers.images.image import Image
+from cnlab.containers.images.snapshot import SnapshotStore
 from cnlab.linux.mounts import overlay_mount
 from cnlab.widgets.layer_story import (
     LayerContents,

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from cnlab.containers.image import Image
-from cnlab.containers.layer import Entry, read_entries
+from cnlab.containers.images.image import Image
+from cnlab.containers.images.layer import Entry, read_entries
 
 _SHELL = ("/bin/sh -c #(nop) ", "/bin/sh -c ")  # how engines begin what made a layer
 

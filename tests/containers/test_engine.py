@@ -22,8 +22,9 @@ GUEST = r"""
 import contextlib, io, json, os, tempfile, urllib.request
 from pathlib import Path
 from cnlab.clock import wait_until
-from cnlab.containers import base_images, engine
-from cnlab.containers.layout import Layout
+from cnlab.containers import engine
+from cnlab.containers.images import base_images
+from cnlab.containers.images.layout import Layout
 from cnlab.linux.mounts import read_mountinfo
 from cnlab.linux.processes import processes
 
@@ -190,8 +191,9 @@ def test_user_without_an_engine_is_told_where_there_is_one(monkeypatch):
 
 ON_A_HOST = """
 import tempfile
-from cnlab.containers import base_images, engine
-from cnlab.containers.layout import Layout
+from cnlab.containers import engine
+from cnlab.containers.images import base_images
+from cnlab.containers.images.layout import Layout
 
 layout = Layout.create(tempfile.mkdtemp())
 base_images.busybox(layout, "busybox:latest")

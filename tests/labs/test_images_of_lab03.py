@@ -12,9 +12,9 @@ import pytest
 from dockerd import private_dockerd
 from student import ROOT
 
-from cnlab.containers.image import images
-from cnlab.containers.layer import chain_ids, read_entries
-from cnlab.containers.layout import Layout
+from cnlab.containers.images.image import images
+from cnlab.containers.images.layer import chain_ids, read_entries
+from cnlab.containers.images.layout import Layout
 
 ARCHIVE = ROOT / "labs" / "lab03-images" / "images.tar.gz"
 RECIPE = ROOT / "tests" / "labs" / "make_lab03_images.sh"

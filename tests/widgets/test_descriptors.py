@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cnlab.containers.descriptor import Platform
-from cnlab.containers.diff import diff
-from cnlab.containers.image import multi_platform, new_image
-from cnlab.containers.layout import Layout
+from cnlab.containers.images.descriptor import Platform
+from cnlab.containers.images.diff import diff
+from cnlab.containers.images.image import multi_platform, new_image
+from cnlab.containers.images.layout import Layout
 from cnlab.widgets.descriptors import columns, draw_descriptors, edges_below
 
 

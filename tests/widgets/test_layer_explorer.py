@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from student import ROOT
 
-from cnlab.containers.image import open_image
-from cnlab.containers.layout import Layout
-from cnlab.containers.snapshot import temporary_store
+from cnlab.containers.images.image import open_image
+from cnlab.containers.images.layout import Layout
+from cnlab.containers.images.snapshot import temporary_store
 from cnlab.linux.mounts import read_mountinfo
 from cnlab.widgets.layer_explorer import LayerExplorer, table_html
 from cnlab.widgets.layer_story import read_layers, versions

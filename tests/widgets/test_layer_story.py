@@ -1,6 +1,6 @@
 """What became of each file in a stack of layers."""
 
-from cnlab.containers.layer import Entry
+from cnlab.containers.images.layer import Entry
 from cnlab.widgets.layer_story import LayerContents, Version, rows, shown_bytes, stored_bytes, tell, versions
 
 

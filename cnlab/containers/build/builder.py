@@ -17,17 +17,17 @@ from typing import Any
 
 from cnlab.containers.build import files
 from cnlab.containers.build.cache import Cache, first_key, next_key
+from cnlab.containers.build.dockerfile import parse, resolve
 from cnlab.containers.build.errors import BuildError
 from cnlab.containers.build.ignore import Ignore
 from cnlab.containers.build.image_config import Config, configured, environment
+from cnlab.containers.build.instructions import Arg, Cmd, Copy, From, Instruction, Run
 from cnlab.containers.build.perform import Performer
 from cnlab.containers.build.stages import Stages
-from cnlab.containers.dockerfile import parse, resolve
-from cnlab.containers.image import Image, new_image, open_image
-from cnlab.containers.instructions import Arg, Cmd, Copy, From, Instruction, Run
-from cnlab.containers.layer import Layer
-from cnlab.containers.layout import Layout
-from cnlab.containers.snapshot import SnapshotStore, temporary_store
+from cnlab.containers.images.image import Image, new_image, open_image
+from cnlab.containers.images.layer import Layer
+from cnlab.containers.images.layout import Layout
+from cnlab.containers.images.snapshot import SnapshotStore, temporary_store
 from cnlab.errors import InvalidImage, InvalidValue
 
 SCRATCH = "scratch"

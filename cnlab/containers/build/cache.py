@@ -13,10 +13,10 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
-from cnlab.containers.descriptor import Descriptor
-from cnlab.containers.instructions import Instruction
-from cnlab.containers.layer import Layer
-from cnlab.containers.layout import Layout
+from cnlab.containers.build.instructions import Instruction
+from cnlab.containers.images.descriptor import Descriptor
+from cnlab.containers.images.layer import Layer
+from cnlab.containers.images.layout import Layout
 from cnlab.errors import InvalidImage
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from cnlab.containers.instructions import (
+from cnlab.containers.build.instructions import (
     Cmd,
     Command,
     Entrypoint,

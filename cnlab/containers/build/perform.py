@@ -12,11 +12,11 @@ from cnlab.containers.build.cache import Entry
 from cnlab.containers.build.errors import BuildError
 from cnlab.containers.build.execute import execute
 from cnlab.containers.build.image_config import Config, argument_vector, environment, workdir
-from cnlab.containers.diff import upper_changes
-from cnlab.containers.image import Image
-from cnlab.containers.instructions import Copy, Instruction, Run, Workdir
-from cnlab.containers.layer import Layer
-from cnlab.containers.snapshot import Snapshot, SnapshotStore
+from cnlab.containers.build.instructions import Copy, Instruction, Run, Workdir
+from cnlab.containers.images.diff import upper_changes
+from cnlab.containers.images.image import Image
+from cnlab.containers.images.layer import Layer
+from cnlab.containers.images.snapshot import Snapshot, SnapshotStore
 
 _OUTPUT_LINES = 20
 

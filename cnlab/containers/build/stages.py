@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from cnlab.containers.dockerfile import Dockerfile, Stage, resolve
-from cnlab.containers.instructions import Copy
+from cnlab.containers.build.dockerfile import Dockerfile, Stage, resolve
+from cnlab.containers.build.instructions import Copy
 from cnlab.errors import InvalidValue
 
 

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import BinaryIO, Self
 from urllib.parse import urlencode, urljoin
 
-from cnlab.containers.descriptor import (
+from cnlab.containers.images.descriptor import (
     INDEX_MEDIA_TYPES,
     MANIFEST_MEDIA_TYPES,
     MEDIA_TYPE_MANIFEST,
@@ -22,7 +22,7 @@ from cnlab.containers.descriptor import (
     digest_of,
     new_hash,
 )
-from cnlab.containers.reference import is_digest
+from cnlab.containers.images.reference import is_digest
 from cnlab.containers.registry.errors import RegistryError
 from cnlab.containers.registry.exchange import Exchange
 from cnlab.containers.registry.session import ANSWER_SIZE_MAX, Session

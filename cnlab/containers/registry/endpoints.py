@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cnlab.containers.reference import is_digest
+from cnlab.containers.images.reference import is_digest
 from cnlab.containers.registry.errors import RegistryError
 from cnlab.containers.registry.storage import Storage, tag_order
 from cnlab.containers.registry.tokens import Access

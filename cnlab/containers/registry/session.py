@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
-from cnlab.containers.reference import DEFAULT_REGISTRY
+from cnlab.containers.images.reference import DEFAULT_REGISTRY
 from cnlab.containers.registry.errors import RegistryError
 from cnlab.containers.registry.exchange import Exchange
 from cnlab.containers.registry.tokens import Challenge, Scope, basic_header

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cnlab.containers.reference import REPOSITORY_RULE, is_digest, is_repository, is_tag
+from cnlab.containers.images.reference import REPOSITORY_RULE, is_digest, is_repository, is_tag
 from cnlab.containers.registry.errors import RegistryError
 
 _PIECE = 1 << 20

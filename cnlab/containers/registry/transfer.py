@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from cnlab.containers.descriptor import Descriptor, Platform
-from cnlab.containers.image import Image
-from cnlab.containers.layout import Layout
-from cnlab.containers.reference import Reference
+from cnlab.containers.images.descriptor import Descriptor, Platform
+from cnlab.containers.images.image import Image
+from cnlab.containers.images.layout import Layout
+from cnlab.containers.images.reference import Reference
 from cnlab.containers.registry.client import Client
 from cnlab.errors import InvalidImage
 

@@ -5,12 +5,12 @@ import tempfile
 
 import pytest
 
-from cnlab.containers import base_images
 from cnlab.containers.build import BuildError, Cache, build
-from cnlab.containers.dockerfile import DockerfileError
-from cnlab.containers.image import unpack
-from cnlab.containers.layer import read_entries
-from cnlab.containers.layout import Layout
+from cnlab.containers.build.dockerfile import DockerfileError
+from cnlab.containers.images import base_images
+from cnlab.containers.images.image import unpack
+from cnlab.containers.images.layer import read_entries
+from cnlab.containers.images.layout import Layout
 from cnlab.linux.mounts import read_mountinfo
 
 pytestmark = pytest.mark.needs_root

@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 
 from cnlab.containers.build.cache import Cache, Entry, first_key, next_key
-from cnlab.containers.descriptor import MEDIA_TYPE_LAYER, digest_of
-from cnlab.containers.instructions import Cmd, Entrypoint, Run
-from cnlab.containers.layer import Layer
-from cnlab.containers.layout import Layout
+from cnlab.containers.build.instructions import Cmd, Entrypoint, Run
+from cnlab.containers.images.descriptor import MEDIA_TYPE_LAYER, digest_of
+from cnlab.containers.images.layer import Layer
+from cnlab.containers.images.layout import Layout
 
 RUN = Run(3, "RUN make", "make")
 KEY = next_key(first_key("sha256:a"), RUN)

@@ -1,7 +1,7 @@
 import pytest
 
 from cnlab.containers.build.image_config import argument_vector, configured, environment, workdir
-from cnlab.containers.instructions import Cmd, Copy, Entrypoint, Env, Expose, Label, User, Workdir
+from cnlab.containers.build.instructions import Cmd, Copy, Entrypoint, Env, Expose, Label, User, Workdir
 
 HERE = (1, "")
 BASE = {"Env": ["PATH=/bin", "A=1"], "Cmd": ["sh"], "WorkingDir": "/srv", "Labels": {"a": "1"}}

@@ -6,10 +6,10 @@ import stat
 import pytest
 from dockerd import private_dockerd
 
-from cnlab.containers import archive, base_images
 from cnlab.containers.build import build
-from cnlab.containers.image import unpack
-from cnlab.containers.layout import Layout
+from cnlab.containers.images import archive, base_images
+from cnlab.containers.images.image import unpack
+from cnlab.containers.images.layout import Layout
 
 pytestmark = pytest.mark.needs_root
 

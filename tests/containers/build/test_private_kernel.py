@@ -12,9 +12,9 @@ CELL = r"""
 import json
 from pathlib import Path
 
-from cnlab.containers import base_images
+from cnlab.containers.images import base_images
 from cnlab.containers.build import build
-from cnlab.containers.layout import Layout
+from cnlab.containers.images.layout import Layout
 from cnlab.containers.registry import Registry, pull, push
 from cnlab.linux.mounts import read_mountinfo
 

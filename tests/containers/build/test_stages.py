@@ -1,7 +1,7 @@
 import pytest
 
+from cnlab.containers.build.dockerfile import parse
 from cnlab.containers.build.stages import Stages
-from cnlab.containers.dockerfile import parse
 from cnlab.errors import InvalidValue
 
 STAGES = Stages.of(

@@ -17,8 +17,9 @@ GUEST = r"""
 import json, tempfile
 from pathlib import Path
 from cnlab.clock import wait_until
-from cnlab.containers import base_images, engine
-from cnlab.containers.layout import Layout
+from cnlab.containers import engine
+from cnlab.containers.images import base_images
+from cnlab.containers.images.layout import Layout
 
 layout = Layout.create(tempfile.mkdtemp())
 base_images.busybox(layout, "busybox:latest")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cnlab.containers.descriptor import (
+from cnlab.containers.images.descriptor import (
     MEDIA_TYPE_CONFIG,
     MEDIA_TYPE_INDEX,
     MEDIA_TYPE_LAYER,
@@ -12,7 +12,7 @@ from cnlab.containers.descriptor import (
     Platform,
     digest_of,
 )
-from cnlab.containers.layout import Layout
+from cnlab.containers.images.layout import Layout
 from cnlab.containers.registry import Client, Registry
 
 LAYERS = (b"\0" * 10240, bytes(1024) + b"x" * 100_000)  # the registry does not look into layers

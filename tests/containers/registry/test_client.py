@@ -5,14 +5,14 @@ import threading
 
 import pytest
 
-from cnlab.containers.descriptor import (
+from cnlab.containers.images.descriptor import (
     MEDIA_TYPE_LAYER,
     MEDIA_TYPE_MANIFEST,
     Descriptor,
     Platform,
     digest_of,
 )
-from cnlab.containers.layout import Layout
+from cnlab.containers.images.layout import Layout
 from cnlab.containers.registry import Client, Registry, RegistryError, pull, push
 from cnlab.containers.registry.session import is_loopback
 from cnlab.containers.registry.tokens import basic_header

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from cnlab.containers.descriptor import digest_of
+from cnlab.containers.images.descriptor import digest_of
 from cnlab.containers.registry.endpoints import (
     MANIFEST_SIZE_MAX,
     Endpoints,

@@ -7,8 +7,8 @@ import tempfile
 import pytest
 from dockerd import private_dockerd
 
-from cnlab.containers import base_images
-from cnlab.containers.layout import Layout
+from cnlab.containers.images import base_images
+from cnlab.containers.images.layout import Layout
 from cnlab.containers.registry import Client, Registry, pull, push
 
 from .conftest import store_index

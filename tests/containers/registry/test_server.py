@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from cnlab.containers.descriptor import MEDIA_TYPE_LAYER, Descriptor, digest_of
+from cnlab.containers.images.descriptor import MEDIA_TYPE_LAYER, Descriptor, digest_of
 from cnlab.containers.registry import Client, Registry, RegistryError
 from cnlab.containers.registry.tokens import basic_header
 from cnlab.errors import InvalidValue

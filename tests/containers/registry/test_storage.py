@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from cnlab.containers.descriptor import digest_of
+from cnlab.containers.images.descriptor import digest_of
 from cnlab.containers.registry.errors import RegistryError
 from cnlab.containers.registry.storage import Storage
 
