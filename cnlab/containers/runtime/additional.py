@@ -56,7 +56,7 @@ def exec_(
     status = record.status()
     if status not in ("created", "running"):
         raise WrongStatus(f"cannot exec in a {status} container: {container_id!r}")
-    config = record.config()
+    config = record.config
     wanted = process_object(process, config.get("process") or {})
     check_process(wanted)
     newcomer = _Newcomer(record, wanted, stdio, preserve_fds, console_socket)

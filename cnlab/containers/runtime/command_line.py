@@ -177,7 +177,7 @@ def _process(options: Options, container_id: str, args: list[str], root: str | N
         return process
     from cnlab.containers.runtime.store import Record
 
-    own = Record.load(container_id, root).config().get("process") or {}
+    own = Record.load(container_id, root).config.get("process") or {}
     process = {"args": args[1:] if args[:1] == ["--"] else args, "terminal": bool(options["tty"])}
     process["env"] = [*(own.get("env") or ()), *(options["env"] or ())]
     if options["cwd"]:

@@ -34,14 +34,17 @@ def start(container_id: str, *, root: str | None = None) -> None:
     status = record.status()
     if status != "created":
         raise WrongStatus(f"cannot start a container in the {status} state: {container_id!r}")
-    config = record.config()
-    if config.get("process") is None:
-        raise WrongStatus(f"cannot start container {container_id!r}: its config.json has no process")
+    _start(record)
+
+
+def _start(record: Record) -> None:
+    if record.config.get("process") is None:
+        raise WrongStatus(f"cannot start container {record.id!r}: its config.json has no process")
     _let_go(record)
     try:
-        hooks.run((config.get("hooks") or {}).get("poststart") or [], record.state("running"))
+        hooks.run(record.hooks("poststart"), record.state("running"))
     except BaseException:
-        kill(container_id, signals.SIGKILL, root=root)
+        _kill(record)
         raise
 
 
@@ -145,13 +148,14 @@ def run(
     """Create a container, start it, wait for its end, delete it, and return its exit code."""
     from cnlab.containers.runtime.creation import create
 
-    state = create(container_id, bundle, stdio=stdio, root=root, warn=warn)
+    create(container_id, bundle, stdio=stdio, root=root, warn=warn)
+    record = Record.load(container_id, root)
     try:
-        with Process(state["pid"], signals.pidfd_open(state["pid"])) as process:
-            start(container_id, root=root)
+        with Process(record.pid, signals.pidfd_open(record.pid)) as process:
+            _start(record)
             return process.wait()
     finally:
-        delete(container_id, force=True, root=root, warn=warn)
+        _delete(record, warn)
 
 
 def delete(
@@ -177,18 +181,23 @@ def delete(
     status = record.status()
     if status != "stopped" and not force:
         raise WrongStatus(f"cannot delete container {container_id!r} that is not stopped: {status}")
-    config = record.config()
+    _delete(record, warn)
+
+
+def _delete(record: Record, warn: Callable[[str], None]) -> None:
+    poststop = record.hooks("poststop")
     assert record.cgroups is not None
-    if process_start_time(record.pid) == record.start_time:
-        _kill(record)
+    _kill(record)
     record.cgroups.signal_all(signals.SIGKILL)
     reap(record.pid)
     record.cgroups.remove()
     record.remove()
-    hooks.run_each((config.get("hooks") or {}).get("poststop") or [], record.state("stopped"), warn)
+    hooks.run_each(poststop, record.state("stopped"), warn)
 
 
 def _kill(record: Record) -> None:
+    if process_start_time(record.pid) != record.start_time:  # it has ended; the pid may mean another one
+        return
     try:
         pidfd = signals.pidfd_open(record.pid)
     except ProcessLookupError:

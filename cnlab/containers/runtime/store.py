@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 
 from cnlab.containers.runtime import documents
+from cnlab.containers.runtime.cgroup_trees import read
 from cnlab.containers.runtime.cgroups import Cgroups
 from cnlab.containers.runtime.errors import ContainerExists, NoSuchContainer
 from cnlab.errors import InvalidValue
@@ -57,6 +58,7 @@ class Record:
         self.start_time = 0
         self.is_created = False
         self.cgroups: Cgroups | None = None
+        self._config: dict[str, Any] | None = None
 
     @classmethod
     def make(cls, container_id: str, root: str | None) -> Record:
@@ -113,10 +115,16 @@ class Record:
         """Return the path of one of its files."""
         return f"{self.directory}/{file}"
 
+    @property
     def config(self) -> dict[str, Any]:
-        """Return the configuration as it was at create."""
-        config: dict[str, Any] = documents.read(self.path("config.json"))
-        return config
+        """The configuration as it was at create."""
+        if self._config is None:
+            self._config = documents.read(self.path("config.json"))
+        return self._config
+
+    def hooks(self, point: str) -> list[dict[str, Any]]:
+        """Return the hooks that the configuration has for a point of the lifecycle."""
+        return (self.config.get("hooks") or {}).get(point) or []
 
     def make_fifos(self) -> tuple[int, int]:
         """Make the two fifos and open them for both reading and writing, so that none ever ends for us."""
@@ -184,8 +192,7 @@ def process_start_time(pid: int) -> int | None:
     See: proc_pid_stat(5).
     """
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
+        fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in "ZX" else int(fields[19])
