@@ -37,6 +37,7 @@ class Cgroups:
 
     def __init__(self, version: int, directories: dict[str, str], made: Iterable[str] = ()) -> None:
         self.version = version
+        self._trees: list[Tree] = []  # known to who made the groups
         self._directories = directories  # by the tree's name
         self._made = list(made)  # groups above, which go with the last container in them
 
@@ -61,6 +62,7 @@ class Cgroups:
         below = group_path(path, container_id)
         trees = find_trees()
         groups = cls(trees[0].version, {})
+        groups._trees = trees
         try:
             for tree in trees:
                 groups._make(tree, below)
@@ -134,13 +136,13 @@ class Cgroups:
         """
         return [
             (tree.basename, tree.options, self._directories[tree.name])
-            for tree in find_trees()
+            for tree in self._trees
             if tree.name in self._directories
         ]
 
     def links(self) -> list[tuple[str, str]]:
         """Return (``cpu``, ``cpu,cpuacct``) and so on: links beside the mounts of shared version 1 trees."""
-        trees = [tree for tree in find_trees() if "," in tree.basename]
+        trees = [tree for tree in self._trees if "," in tree.basename]
         return [(name, tree.basename) for tree in trees for name in tree.controllers]
 
     def birth_fd(self) -> int | None:

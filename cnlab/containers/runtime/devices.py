@@ -54,13 +54,18 @@ def make_all(rootfs: Rootfs, devices: list[dict[str, Any]], *, by_bind_mount: bo
 
 
 def _make(rootfs: Rootfs, device: dict[str, Any], *, by_bind_mount: bool, replaces: bool) -> None:
+    """Supply one device, unless it is there; what else is there may give way only to a default device."""
     path = os.path.normpath("/" + device["path"])
     directory, name = os.path.split(path)
     kind = _TYPES[device["type"]]
     number = os.makedev(device.get("major", 0), device.get("minor", 0))
-    if _has(rootfs, path, kind, number, replaces=replaces):
-        return
-    if (by_bind_mount and kind != stat.S_IFIFO) or rootfs.exists(path):
+    found = _find(rootfs, path)
+    if found is not None:
+        if stat.S_IFMT(found.st_mode) == kind and found.st_rdev == number:
+            return
+        if not replaces:
+            raise FileExistsError(17, f"linux.devices: {path}: something else is there")
+    if found is not None or (by_bind_mount and kind != stat.S_IFIFO):
         target = rootfs.make_file(path)
         try:
             syscalls.mount(path, f"/proc/self/fd/{target}", flags=syscalls.MS_BIND)
@@ -77,32 +82,23 @@ def _make(rootfs: Rootfs, device: dict[str, Any], *, by_bind_mount: bool, replac
         os.close(parent)
 
 
-def _has(rootfs: Rootfs, path: str, kind: int, number: int, *, replaces: bool) -> bool:
-    """Whether the device is there; what is not one may be replaced only if it is a default device.
-
-    Raises:
-        FileExistsError: something else is at the path.
-    """
+def _find(rootfs: Rootfs, path: str) -> os.stat_result | None:
+    """Return what is at `path` in the container, if anything is."""
     try:
         fd = rootfs.open(path)
     except FileNotFoundError:
-        return False
+        return None
     try:
-        found = os.fstat(fd)
+        return os.fstat(fd)
     finally:
         os.close(fd)
-    if stat.S_IFMT(found.st_mode) == kind and found.st_rdev == number:
-        return True
-    if not replaces:
-        raise FileExistsError(17, f"linux.devices: {path}: something else is there")
-    return False
 
 
 def _link(rootfs: Rootfs) -> None:
     dev = rootfs.make_directory("/dev")
     try:
-        for source, name in LINKS:
-            if not rootfs.exists(f"/dev/{name}") and rootfs.exists("/proc/self"):
+        for source, name in LINKS if rootfs.exists("/proc/self") else ():
+            if not rootfs.exists(f"/dev/{name}"):
                 _symlink(source, name, dev)
         if rootfs.exists("/dev/pts"):
             _unlink("ptmx", dev)

@@ -162,15 +162,16 @@ class Rootfs:
         shell = MS_NOSUID | MS_NODEV | MS_NOEXEC
         with self._target(destination, is_directory=True) as target:
             syscalls.mount("tmpfs", target.path, "tmpfs", shell, "mode=755")
-        for name, data, directory in cgroups.mounts():
-            with self._target(f"{destination}/{name}", is_directory=True) as target:
-                if has_cgroup_namespace:
-                    syscalls.mount("cgroup", target.path, "cgroup", options.flags, data)
-                    continue
-                syscalls.mount(directory, target.path, flags=MS_BIND | MS_REC)
-            with self._target(f"{destination}/{name}", is_directory=True) as target:
-                remount(target.path, options.flags)
         with self._target(destination, is_directory=True) as target:
+            # The directory is new and empty: no link of the image can be in it.
+            for name, data, directory in cgroups.mounts():
+                path = f"{target.path}/{name}"
+                os.mkdir(path)
+                if has_cgroup_namespace:
+                    syscalls.mount("cgroup", path, "cgroup", options.flags, data)
+                else:
+                    syscalls.mount(directory, path, flags=MS_BIND | MS_REC)
+                    remount(path, options.flags)
             for link, name in cgroups.links():
                 os.symlink(name, f"{target.path}/{link}")
             if options.flags & MS_RDONLY:
