@@ -94,6 +94,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # PyDLL keeps the interpreter lock during the call: a child of clone3 must own it.
 _libc_with_lock = ctypes.PyDLL(None, use_errno=True)
 _libc_with_lock.malloc.restype = ctypes.c_void_p
+_libc.mount.argtypes = (*[ctypes.c_char_p] * 3, ctypes.c_ulong, ctypes.c_char_p)
+_libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 _NAMES = {value: name for name, value in list(globals().items()) if name.startswith("CLONE_")}
 
 
@@ -119,7 +121,7 @@ def mount(
         os.fsencode(source) or None,
         os.fsencode(target),
         fs_type.encode() or None,
-        ctypes.c_ulong(flags),
+        flags,
         data.encode() or None,
     )
     parts = (fs_type, f"`{os.fspath(source)}` to" if source else "", f"`{os.fspath(target)}`", data)
@@ -198,8 +200,7 @@ def set_ids(uid: int, gid: int, groups: list[int] | None = None) -> None:
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
     """Read or change one attribute of the calling thread."""
-    arguments = (ctypes.c_ulong(value) for value in (arg2, arg3, arg4, arg5))
-    return _check(_libc.prctl(option, *arguments), f"prctl({option}, {arg2})")
+    return _check(_libc.prctl(option, arg2, arg3, arg4, arg5), f"prctl({option}, {arg2})")
 
 
 def set_parent_death_signal(number: int) -> None:
