@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cnlab.containers.runtime.config import IDS
 from cnlab.errors import InvalidValue
 from cnlab.linux.capability_names import NAMES, mask_of
 
@@ -224,7 +225,7 @@ def resolve_user(user: str, rootfs: str | os.PathLike[str]) -> Config:
     """Return ``process.user`` for ``"user[:group]"``, by the root file system's own passwd and group files.
 
     Raises:
-        InvalidValue: a name that is not there.
+        InvalidValue: a name that is not there, or a number that is no id.
     """
     name, has_group, group = user.partition(":")
     entries = _read_table(Path(rootfs) / "etc/passwd", 4)
@@ -233,29 +234,36 @@ def resolve_user(user: str, rootfs: str | os.PathLike[str]) -> Config:
         raise InvalidValue(
             f"user {name!r}: not in {rootfs}/etc/passwd; expected one of its names, or a number"
         )
-    uid = int(name if entry is None else entry[2])
+    uid = _number(name if entry is None else entry[2], f"user {name!r}")
     if has_group:
         return {"uid": uid, "gid": _group_id(group, rootfs)}
-    found: Config = {"uid": uid, "gid": 0 if entry is None else int(entry[3])}
+    found: Config = {"uid": uid, "gid": 0 if entry is None else _number(entry[3], f"user {name!r}")}
     members = [
         line
         for line in _read_table(Path(rootfs) / "etc/group", 4)
         if entry and entry[0] in line[3].split(",")
     ]
     if members:
-        found["additionalGids"] = sorted({int(line[2]) for line in members})
+        found["additionalGids"] = sorted({_number(line[2], f"group {line[0]!r}") for line in members})
     return found
 
 
 def _group_id(group: str, rootfs: str | os.PathLike[str]) -> int:
     for entry in _read_table(Path(rootfs) / "etc/group", 3):
         if group in (entry[0], entry[2]):
-            return int(entry[2])
+            return _number(entry[2], f"group {group!r}")
     if not group.isdecimal():
         raise InvalidValue(
             f"group {group!r}: not in {rootfs}/etc/group; expected one of its names, or a number"
         )
-    return int(group)
+    return _number(group, f"group {group!r}")
+
+
+def _number(text: str, where: str) -> int:
+    """Read an id. The last number of 32 bits is none: a process that asks for it stays what it is, root."""
+    if not text.isdecimal() or int(text) not in IDS:
+        raise InvalidValue(f"{where} has the id {text!r}; expected a number from 0 to {IDS[-1]}")
+    return int(text)
 
 
 def _read_table(path: Path, columns: int) -> list[list[str]]:

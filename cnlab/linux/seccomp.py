@@ -69,6 +69,7 @@ _OTHER_ARCHITECTURES = (
 _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64", "i686": "SCMP_ARCH_X86"}
 _WITH_ERRNO = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
 _PERMISSIVE = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
+_MAX_ERRNO = 4095  # the kernel would take a greater one for this
 _NEW_LISTENER = 8
 _KILL = ACTIONS["SCMP_ACT_KILL"]
 _SKIPPED_BY_TRACER = 0xFFFF_FFFF
@@ -191,7 +192,10 @@ def _action(part: dict[str, Any], key: str, errno_key: str, where: str) -> int:
     name = part.get(key)
     action = _one_of(ACTIONS, name, f"{where}.{key}")
     if name in _WITH_ERRNO:
-        return action | int(part[errno_key] if part.get(errno_key) is not None else errno.EPERM) & 0xFFFF
+        number = part[errno_key] if part.get(errno_key) is not None else errno.EPERM
+        if not isinstance(number, int) or not 0 <= number <= _MAX_ERRNO:
+            raise InvalidValue(f"{where}.{errno_key} is {number!r}; expected 0 to {_MAX_ERRNO}")
+        return action | number
     if part.get(errno_key) is not None:
         raise InvalidValue(f"{where}.{errno_key} is {part[errno_key]}, but {name} carries no errno")
     return action

@@ -93,6 +93,19 @@ def test_user_who_is_not_there_is_an_error(rootfs, user):
         bundle.resolve_user(user, rootfs)
 
 
+@pytest.mark.parametrize("number", ["4294967295", "4294967296", "-1", "99999999999999999999"])
+@pytest.mark.parametrize("user", ["{}", "1:{}", "evil", "web:wheel", "named"])
+def test_user_whose_number_is_no_id_is_an_error(rootfs, user, number):
+    """The kernel would leave the process what it is, which is root, or cut the number to one of 32 bits."""
+    with open(f"{rootfs}/etc/passwd", "a") as file:
+        file.write(f"evil:x:{number}:1::/:/bin/sh\nnamed:x:7:{number}::/:/bin/sh\n")
+    with open(f"{rootfs}/etc/group", "a") as file:
+        file.write(f"wheel:x:{number}:\n")
+
+    with pytest.raises(InvalidValue, match=r"not in|expected a number from 0 to 4294967294"):
+        bundle.resolve_user(user.format(number), rootfs)
+
+
 def test_user_table_that_is_a_link_is_not_followed(tmp_path):
     """It could be the host's."""
     (tmp_path / "etc").mkdir()

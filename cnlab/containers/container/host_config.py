@@ -258,11 +258,16 @@ def rlimits(options: Options) -> list[Json]:
     return [
         {
             "type": f"RLIMIT_{str(limit['Name']).upper()}",
-            "soft": limit.get("Soft", limit.get("Hard")),
-            "hard": limit.get("Hard", limit.get("Soft")),
+            "soft": _rlimit(limit.get("Soft", limit.get("Hard"))),
+            "hard": _rlimit(limit.get("Hard", limit.get("Soft"))),
         }
         for limit in options.get("ulimits") or ()
     ]
+
+
+def _rlimit(amount: int | None) -> int | None:
+    """Return no limit, Docker's -1, as the kernel's number without a sign."""
+    return 2**64 - 1 if amount == -1 else amount
 
 
 def seccomp(options: Options) -> "str | Json | None":

@@ -35,23 +35,27 @@ IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3
 SCHEDULERS = ("SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE", "SCHED_FIFO", "SCHED_RR")
 DEVICE_TYPES = ("c", "b", "u", "p")
 
-# The shape of a value: a type; (a,), one of these; [shape], a list; {"name": shape}, an object, where "name!"
-# has to be there and "*" is any other name.
+# A user or group. The last of 32 bits is none: setresuid(2) takes it for "leave as it is", and that is root.
+IDS = range(2**32 - 1)
+
+# The shape of a value: a type; (a,), one of these; a range, a number in it; [shape], a list; {"name": shape},
+# an object, where "name!" has to be there and "*" is any other name.
 _HOOK = {"path!": str, "args": [str], "env": [str], "timeout": int}
-_ID_MAPPING = {"containerID!": int, "hostID!": int, "size!": int}
+_ID_MAPPING = {"containerID!": IDS, "hostID!": IDS, "size!": range(1, 2**32)}
+_LIMIT = range(2**64)
 _PROCESS = {
     "terminal": bool,
-    "consoleSize": {"height!": int, "width!": int},
+    "consoleSize": {"height!": range(2**16), "width!": range(2**16)},
     "cwd!": str,
     "env": [str],
     "args!": [str],
-    "user": {"uid": int, "gid": int, "umask": int, "additionalGids": [int]},
+    "user": {"uid": IDS, "gid": IDS, "umask": range(0o1000), "additionalGids": [IDS]},
     "capabilities": {"*": [str]},
-    "rlimits": [{"type!": RLIMITS, "soft!": int, "hard!": int}],
+    "rlimits": [{"type!": RLIMITS, "soft!": _LIMIT, "hard!": _LIMIT}],
     "noNewPrivileges": bool,
-    "oomScoreAdj": int,
-    "scheduler": {"policy!": SCHEDULERS, "nice": int, "priority": int},
-    "ioPriority": {"class!": tuple(IO_CLASSES), "priority": int},
+    "oomScoreAdj": range(-1000, 1001),
+    "scheduler": {"policy!": SCHEDULERS, "nice": range(-20, 20), "priority": range(100)},
+    "ioPriority": {"class!": tuple(IO_CLASSES), "priority": range(8)},
     "apparmorProfile": str,
     "selinuxLabel": str,
 }
@@ -68,16 +72,16 @@ _CONFIG = {
         "namespaces": [{"type!": tuple(FLAGS), "path": str}],
         "uidMappings": [_ID_MAPPING],
         "gidMappings": [_ID_MAPPING],
-        "timeOffsets": {"*": {"secs": int, "nanosecs": int}},
+        "timeOffsets": {"*": {"secs": int, "nanosecs": range(1_000_000_000)}},
         "devices": [
             {
                 "type!": DEVICE_TYPES,
                 "path!": str,
-                "major": int,
-                "minor": int,
-                "fileMode": int,
-                "uid": int,
-                "gid": int,
+                "major": range(2**12),
+                "minor": range(2**20),
+                "fileMode": range(2**32),
+                "uid": IDS,
+                "gid": IDS,
             }
         ],
         "cgroupsPath": str,
@@ -154,6 +158,9 @@ def _match(value: Any, shape: Any, where: str) -> None:
             _match(item, shape[0], where)
     elif isinstance(shape, tuple):
         _expect(value in shape, where, f"one of {', '.join(filter(None, shape))}", value)
+    elif isinstance(shape, range):
+        is_right = isinstance(value, int) and not isinstance(value, bool) and value in shape
+        _expect(is_right, where, f"a number from {shape[0]} to {shape[-1]}", value)
     else:
         is_right = isinstance(value, shape) and (shape is not int or not isinstance(value, bool))
         _expect(

@@ -26,6 +26,12 @@ _THROTTLES = (
 )
 _KINDS = {"": "a", "a": "a", "b": "b", "c": "c", "u": "c"}
 _MAX_PERIOD_US = 1_000_000
+_AMOUNTS = {  # and the least that each may be; -1 is no limit
+    "memory": {"limit": -1, "swap": -1, "reservation": -1, "kernelTCP": -1},
+    "cpu": {"shares": 0, "period": 0, "quota": -1, "burst": 0, "realtimePeriod": 0, "realtimeRuntime": -1},
+    "pids": {"limit": -1},
+    "blockIO": {"weight": 0, "leafWeight": 0},
+}
 
 # What every container may use: a device node may be made, and the devices that the spec itself supplies.
 DEFAULT_DEVICES: tuple[Resources, ...] = (
@@ -46,6 +52,10 @@ def check(resources: Resources) -> None:
     for part in ("memory", "cpu", "pids", "blockIO", "network", "rdma", "unified"):
         if not isinstance(resources.get(part) or {}, dict):
             raise InvalidValue(f"linux.resources.{part} is {resources[part]!r}; expected an object")
+    for part, keys in _AMOUNTS.items():
+        for key, least in keys.items():
+            if (amount := _amount(_part(resources, part), key)) < least:
+                raise InvalidValue(f"linux.resources.{part}.{key} is {amount}; expected {least} or more")
     memory, cpu = _part(resources, "memory"), _part(resources, "cpu")
     limit, swap = _amount(memory, "limit"), _amount(memory, "swap")
     if 0 < swap < limit:

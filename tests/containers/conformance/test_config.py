@@ -561,6 +561,42 @@ def test_user_umask_is_not_changed_unless_given(box):
         os.umask(before)
 
 
+NO_IDS = (2**32 - 1, 2**32, 2**32 + 1, 2**64 - 1, -1, -2)
+NO_USERS = (
+    *({name: number} for name in ("uid", "gid") for number in NO_IDS),
+    *({"additionalGids": [5, number]} for number in NO_IDS),
+    *({"umask": mask} for mask in (-1, 0o1000)),
+)
+
+
+@pytest.mark.parametrize("user", NO_USERS, ids=str)
+def test_user_ids_that_are_none_must_be_refused(box, user):
+    """“Runtimes MUST generate an error when invalid or unsupported values are encountered”: -1 of 32 bits
+    would leave the process root, and a greater number be cut to another."""
+    box.process["user"] = {"uid": 1000, "gid": 1000} | user
+
+    with pytest.raises(InvalidConfig, match=rf"process\.user\.{next(iter(user))}: expected a number from 0"):
+        box.create()
+
+
+def test_user_ids_that_are_none_must_be_refused_of_exec_too(box):
+    """Its process object comes from elsewhere."""
+    box.create("sleep", "100")
+    box.start()
+
+    for user in NO_USERS:
+        with pytest.raises(InvalidConfig, match=r"process\.user"):
+            box.exec("true", user=user)
+
+
+def test_user_ids_go_up_to_the_last(box):
+    """All that the kernel takes for an id is one."""
+    last = 2**32 - 2
+    box.process["user"] = {"uid": last, "gid": last, "additionalGids": [last]}
+
+    assert f"{last} {last} {last}" == box.sh("echo $(id -u) $(id -g) $(id -G | grep -o '[0-9]*$')").strip()
+
+
 # Hostname and domain name
 
 
@@ -796,6 +832,15 @@ def test_extensibility_unknown_properties_must_be_ignored(box):
         ("linux.rootfsPropagation", "sideways"),
         ("linux.personality", {"domain": "MULTICS"}),
         ("hooks.prestart", [{"args": ["x"]}]),
+        ("process.consoleSize", {"height": -1, "width": 80}),
+        ("process.rlimits", [{"type": "RLIMIT_CORE", "soft": -1, "hard": -1}]),
+        ("process.oomScoreAdj", 1001),
+        ("process.scheduler", {"policy": "SCHED_OTHER", "nice": 20}),
+        ("process.ioPriority", {"class": "IOPRIO_CLASS_BE", "priority": -1}),
+        ("linux.devices", [{"path": "/dev/x", "type": "c", "major": -1, "minor": 0}]),
+        ("linux.devices", [{"path": "/dev/x", "type": "p", "uid": 2**32 - 1}]),
+        ("linux.uidMappings", [{"containerID": 0, "hostID": -1, "size": 1}]),
+        ("linux.timeOffsets", {"boottime": {"nanosecs": -1}}),
     ],
 )
 def test_valid_values_are_all_that_is_taken(box, path, value):

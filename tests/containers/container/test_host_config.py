@@ -64,6 +64,13 @@ def test_no_limit_is_written_that_nobody_asked_for():
     assert {} == host_config.resources({"name": "web"})
 
 
+def test_no_limit_of_a_resource_is_the_greatest_number():
+    """Docker says -1, where the specification's numbers have no sign."""
+    (limit,) = host_config.rlimits({"ulimits": [{"Name": "nofile", "Soft": 64, "Hard": -1}]})
+
+    assert {"type": "RLIMIT_NOFILE", "soft": 64, "hard": 2**64 - 1} == limit
+
+
 def test_volume_is_written_either_way(tmp_path: Path):
     """The SDK takes the command line's text too."""
     as_text = host_config.mounts({"volumes": [f"{tmp_path}:/data:ro"]})
