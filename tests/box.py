@@ -95,7 +95,7 @@ class Box:
             return runtime.create(self.id, str(self.bundle), **(settings | options))
 
     def start(self) -> None:
-        runtime.start(self.id, root=self.root)
+        runtime.start(self.id, root=self.root, warn=self.warnings.append)
 
     def state(self) -> dict[str, Any]:
         return runtime.state(self.id, root=self.root)

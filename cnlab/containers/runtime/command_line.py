@@ -133,7 +133,7 @@ def _preserved(options: Options) -> int:
 def _start(options: Options, arguments: list[str], root: str | None, log: Log) -> None:
     from cnlab.containers.runtime import operations
 
-    operations.start(_id(arguments, "start"), root=root)
+    operations.start(_id(arguments, "start"), root=root, warn=log.warning)
 
 
 def _run_container(options: Options, arguments: list[str], root: str | None, log: Log) -> int:

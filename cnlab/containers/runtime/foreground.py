@@ -59,7 +59,7 @@ def run(
         try:
             process = Process(state["pid"], syscalls.pidfd_open(state["pid"]))
             stand_in.join_terminals()
-            operations.start(container_id, root=root)
+            operations.start(container_id, root=root, warn=warn)
             if detach:
                 return 0
             return stand_in.wait(process)

@@ -22,30 +22,28 @@ _KILL_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 5.0
 
 
-def start(container_id: str, *, root: str | None = None) -> None:
+def start(container_id: str, *, root: str | None = None, warn: Callable[[str], None] = warn) -> None:
     """Let the container execute its program, and return when it does.
+
+    A poststart hook that fails is only warned of, as the versions of the specification before 1.3.0 have it.
 
     Raises:
         WrongStatus: it is not in status ``created``, or has no ``process``.
         OSError: the kernel does not execute the program.
-        HookFailed: a startContainer or poststart hook did not do its work; the container is stopped.
+        HookFailed: a startContainer hook did not do its work; the container is stopped.
     """
     record = Record.load(container_id, root)
     status = record.status()
     if status != "created":
         raise WrongStatus(f"cannot start a container in the {status} state: {container_id!r}")
-    _start(record)
+    _start(record, warn)
 
 
-def _start(record: Record) -> None:
+def _start(record: Record, warn: Callable[[str], None]) -> None:
     if record.config.get("process") is None:
         raise WrongStatus(f"cannot start container {record.id!r}: its config.json has no process")
     _let_go(record)
-    try:
-        hooks.run(record.hooks("poststart"), record.state("running"))
-    except BaseException:
-        _kill(record)
-        raise
+    hooks.run_each(record.hooks("poststart"), record.state("running"), warn)
 
 
 def _let_go(record: Record) -> None:
@@ -152,7 +150,7 @@ def run(
     record = Record.load(container_id, root)
     try:
         with Process(record.pid, signals.pidfd_open(record.pid)) as process:
-            _start(record)
+            _start(record, warn)
             return process.wait()
     finally:
         _delete(record, warn)
