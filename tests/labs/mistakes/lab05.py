@@ -45,6 +45,13 @@ MISTAKES = {
         loses="check-no-way-out",
         says="to find the container's root",
     ),
+    "stays in the directory it came from": Mistake(
+        task="enter",
+        changes={'os.chdir("/")': 'os.chdir(sorted(os.listdir("/"))[0])'},
+        loses="check-enter",
+        says="'cwd': ['a']",
+        is_alone=True,
+    ),
     "leaves the old root mounted": Mistake(
         task="enter",
         instead="""
