@@ -9,7 +9,7 @@ import os
 
 from cnlab.containers.runtime import birth
 from cnlab.containers.runtime.birth import Channel
-from cnlab.containers.runtime.config import check_process
+from cnlab.containers.runtime.config import affinity, check_process
 from cnlab.containers.runtime.errors import WrongStatus, warn
 from cnlab.containers.runtime.namespaces import NamespacesOf
 from cnlab.containers.runtime.process import Plan, set_oom_score
@@ -127,7 +127,7 @@ class _Newcomer:
         channel = self.channel = Channel()
         process: Process | None = None
         try:
-            process = Process(*birth.bear(self._live, channel, self.spaces, cgroups))
+            process = self._bear(channel, cgroups)
             if (score := self.process.get("oomScoreAdj")) is not None:
                 set_oom_score(process.pid, score)
             channel.go()
@@ -139,11 +139,22 @@ class _Newcomer:
             raise
         return process
 
+    def _bear(self, channel: Channel, cgroups: Cgroups) -> Process:
+        """Clone it on the CPUs where it is to be until it is in the container's cgroups."""
+        cpus = affinity(self.process, "initial")
+        own = os.sched_getaffinity(0) if cpus else set()
+        _run_on(cpus, "initial")
+        try:
+            return Process(*birth.bear(self._live, channel, self.spaces, cgroups))
+        finally:
+            _run_on(own, "initial")
+
     def _live(self, channel: Channel) -> NoReturn:
         assert self.plan is not None
         console = () if self.console is None else (self.console,)
         birth.forget_caller(self.stdio, {*channel.ends(), *self.preserved, *console, self.root})
         channel.wait_for_go()
+        _run_on(affinity(self.process, "final"), "final")
         if self.spaces.has_user:
             syscalls.set_ids(0, 0)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
@@ -161,3 +172,14 @@ class _Newcomer:
         program = self.plan.find_program()
         self.plan.become_user()
         self.plan.execute(program)
+
+
+def _run_on(cpus: set[int], when: str) -> None:
+    """Keep the calling thread to these CPUs; none means no change."""
+    if not cpus:
+        return
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        where = f"process.execCPUAffinity.{when}: sched_setaffinity({sorted(cpus)})"
+        raise OSError(error.errno, f"{where}: {error.strerror}") from None

@@ -34,6 +34,7 @@ PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
 IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 SCHEDULERS = ("SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE", "SCHED_FIFO", "SCHED_RR")
 DEVICE_TYPES = ("c", "b", "u", "p")
+_MAX_CPUS = 8192  # CONFIG_NR_CPUS is no greater
 
 # A user or group. The last of 32 bits is none: setresuid(2) takes it for "leave as it is", and that is root.
 IDS = range(2**32 - 1)
@@ -56,6 +57,7 @@ _PROCESS = {
     "oomScoreAdj": range(-1000, 1001),
     "scheduler": {"policy!": SCHEDULERS, "nice": range(-20, 20), "priority": range(100)},
     "ioPriority": {"class!": tuple(IO_CLASSES), "priority": range(8)},
+    "execCPUAffinity": {"initial": str, "final": str},
     "apparmorProfile": str,
     "selinuxLabel": str,
 }
@@ -137,6 +139,8 @@ def check(config: Config) -> None:
             if not path.startswith("/"):
                 raise InvalidConfig(f"linux.{name}: {path!r} is no absolute path")
     _check_unsupported(linux)
+    if "" in (config.get("annotations") or {}):
+        raise InvalidConfig("annotations: a key is empty")
     if config.get("process") is not None:
         _check_process(config["process"])
 
@@ -199,6 +203,28 @@ def _check_process(process: Config) -> None:
     if not process["cwd"].startswith("/"):
         raise InvalidConfig(f"process.cwd: {process['cwd']!r} is no absolute path")
     _refuse_twice([limit["type"] for limit in process.get("rlimits") or ()], "process.rlimits")
+    for name in ("flags", "runtime", "deadline", "period"):
+        if (process.get("scheduler") or {}).get(name):
+            raise InvalidConfig(f"process.scheduler.{name}: only policy, nice and priority are supported")
+    for when in ("initial", "final"):
+        affinity(process, when)
+
+
+def affinity(process: Config, when: str) -> set[int]:
+    """Return the CPUs that ``process.execCPUAffinity`` names, ``initial`` or ``final``; none means any.
+
+    Raises:
+        InvalidConfig: it is no list like ``"0-3,7"``.
+    """
+    text = (process.get("execCPUAffinity") or {}).get(when) or ""
+    found: set[int] = set()
+    for part in text.split(",") if text else ():
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < _MAX_CPUS):
+            raise InvalidConfig(f"process.execCPUAffinity.{when}: {text!r}; expected CPUs like '0-3,7'")
+        found.update(range(int(first), int(last) + 1))
+    return found
 
 
 def _check_namespaces(linux: Config) -> set[str]:
@@ -224,7 +250,7 @@ def _refuse_twice(names: list[str], where: str) -> None:
 def _check_mounts(config: Config, linux: Config, kinds: set[str]) -> None:
     for mount in config.get("mounts") or ():
         options = mount.get("options") or ()
-        if "idmap" in options or "ridmap" in options or mount.get("uidMappings"):
+        if "idmap" in options or "ridmap" in options or mount.get("uidMappings") or mount.get("gidMappings"):
             raise InvalidConfig(f"mounts: {mount['destination']}: mounts with mapped ids are not supported")
         if ("bind" in options or "rbind" in options) and not mount.get("source"):
             raise InvalidConfig(f"mounts: {mount['destination']}: a bind mount needs a source")
@@ -263,7 +289,10 @@ def _check_unsupported(linux: Config) -> None:
     ):
         if linux.get(name):
             raise InvalidConfig(f"linux.{name}: {reason}")
-    if "SCMP_ACT_NOTIFY" in _seccomp_actions(linux.get("seccomp") or {}):
+    seccomp = linux.get("seccomp") or {}
+    if seccomp.get("listenerMetadata") and not seccomp.get("listenerPath"):
+        raise InvalidConfig("linux.seccomp.listenerMetadata: needs a listenerPath, to which it goes")
+    if "SCMP_ACT_NOTIFY" in _seccomp_actions(seccomp):
         raise InvalidConfig("linux.seccomp: SCMP_ACT_NOTIFY is not supported")
     if (linux.get("personality") or {}).get("flags"):
         raise InvalidConfig("linux.personality.flags: there are none that are supported")

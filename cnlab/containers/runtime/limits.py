@@ -10,7 +10,7 @@ import os
 
 from cnlab.containers.runtime import resources as oci
 from cnlab.containers.runtime.cgroup_trees import read, write
-from cnlab.errors import MissingFeature
+from cnlab.errors import InvalidValue, MissingFeature
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def apply(groups: Cgroups, resources: dict[str, Any]) -> None:
     Raises:
         MissingFeature: a limit whose controller is not there.
     """
+    _refuse_below_usage(groups, resources.get("memory") or {})
     settings = oci.for_v1(resources) if groups.version == 1 else oci.for_v2(resources)
     postponed = []
     for setting in settings:
@@ -41,6 +42,22 @@ def apply(groups: Cgroups, resources: dict[str, Any]) -> None:
         _set(groups, *setting)
     if groups.directories and (rules := oci.devices(resources)):
         _allow_devices(groups, rules)
+
+
+def _refuse_below_usage(groups: Cgroups, memory: dict[str, Any]) -> None:
+    """Refuse a limit below what is used, if asked to; version 2 would kill instead, version 1 refuses itself.
+
+    Raises:
+        InvalidValue: the limit is too low.
+    """
+    limit = memory.get("limit") or 0
+    if groups.version == 1 or not memory.get("checkBeforeUpdate") or limit <= 0:
+        return
+    used = int(read(f"{groups.directory_of('memory')}/memory.current"))
+    if limit < used:
+        raise InvalidValue(
+            f"linux.resources.memory.limit is {limit}; the container uses {used} bytes already"
+        )
 
 
 def _set(groups: Cgroups, controller: str, file: str, line: str) -> None:

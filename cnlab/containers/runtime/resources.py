@@ -66,6 +66,13 @@ def check(resources: Resources) -> None:
         raise InvalidValue(f"linux.resources.cpu.period is {period} us; expected 1000 to {_MAX_PERIOD_US}")
     if not 0 <= int(memory.get("swappiness") or 0) <= 100:
         raise InvalidValue(f"linux.resources.memory.swappiness is {memory['swappiness']}; expected 0 to 100")
+    if 0 < (quota := _amount(cpu, "quota")) < (burst := _amount(cpu, "burst")):
+        raise InvalidValue(
+            f"linux.resources.cpu.burst is {burst} us; expected no more than the quota, {quota}"
+        )
+    for file, text in _part(resources, "unified").items():
+        if "/" in file or not isinstance(text, str):
+            raise InvalidValue(f"linux.resources.unified has {file!r}; expected names of files, with texts")
     for rule in devices(resources):
         if rule.get("type", "a") not in _KINDS or not set(rule.get("access") or "rwm") <= set("rwm"):
             raise InvalidValue(
@@ -116,7 +123,11 @@ def for_v2(resources: Resources) -> list[Setting]:
             for page in resources.get("hugepageLimits") or ()
         ),
         *_rdma(resources),
-        *((file.partition(".")[0], file, str(line)) for file, line in _part(resources, "unified").items()),
+        *(
+            (file.partition(".")[0], file, line)
+            for file, text in _part(resources, "unified").items()
+            for line in text.splitlines()
+        ),
     ]
 
 

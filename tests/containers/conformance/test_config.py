@@ -536,6 +536,30 @@ def test_linux_process_io_priority_is_set(box):
     assert "idle" == box.command_on_host("ionice", "-p", str(box.pid)).strip()
 
 
+def test_linux_process_exec_cpu_affinity_is_set(box):
+    """“execCPUAffinity specifies CPU affinity used to execute the process. This setting is not applicable to
+    the container's init process”: an exec runs on the final CPUs, and the runtime where it was."""
+    own = os.sched_getaffinity(0)
+    last = max(own)
+    box.process["execCPUAffinity"] = {"initial": str(min(own)), "final": str(last)}
+    box.create("sleep", "100")
+    box.start()
+    said = box.exec("grep", "Cpus_allowed_list", "/proc/self/status")
+
+    assert (0, f"Cpus_allowed_list:\t{last}\n") == said
+    assert (own, own) == (os.sched_getaffinity(box.pid), os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("when", ["initial", "final"])
+def test_linux_process_exec_cpu_affinity_to_a_cpu_that_is_not_there_must_be_refused(box, when):
+    """The kernel knows which there are."""
+    box.create("sleep", "100")
+    box.start()
+
+    with pytest.raises(OSError, match=f"execCPUAffinity.{when}: sched_setaffinity"):
+        box.exec("true", execCPUAffinity={when: "8191"})
+
+
 # User
 
 
@@ -841,6 +865,21 @@ def test_extensibility_unknown_properties_must_be_ignored(box):
         ("linux.devices", [{"path": "/dev/x", "type": "p", "uid": 2**32 - 1}]),
         ("linux.uidMappings", [{"containerID": 0, "hostID": -1, "size": 1}]),
         ("linux.timeOffsets", {"boottime": {"nanosecs": -1}}),
+        ("process.execCPUAffinity", {"initial": "1-0"}),
+        ("process.execCPUAffinity", {"final": "all"}),
+        *(
+            ("process.scheduler", {"policy": "SCHED_OTHER", name: value})
+            for name, value in (
+                ("flags", ["SCHED_FLAG_RESET_ON_FORK"]),
+                *(("runtime", 1000), ("deadline", 1000), ("period", 1000)),
+            )
+        ),
+        *(
+            ("mounts", [{"destination": "/x", name: [{"containerID": 0, "hostID": 1, "size": 1}]}])
+            for name in ("uidMappings", "gidMappings")
+        ),
+        ("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "opaque"}),
+        ("annotations", {"": "value"}),
     ],
 )
 def test_valid_values_are_all_that_is_taken(box, path, value):

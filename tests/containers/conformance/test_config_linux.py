@@ -400,6 +400,32 @@ def test_properties_that_cannot_be_applied_must_be_refused(box, name, value):
         box.create()
 
 
+# Control groups
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_allowed_device_list_must_be_applied_in_order(box, is_allowed):
+    """“The runtime MUST apply entries in the listed order”: the last that matches counts."""
+    messages = {"type": "c", "major": 1, "minor": 11}
+    box.linux["devices"] = [{"path": "/dev/messages"} | messages]
+    box.linux["resources"]["devices"] = [
+        {"allow": False},
+        {"allow": not is_allowed, "access": "w"} | messages,
+        {"allow": is_allowed, "access": "w"} | messages,
+    ]
+    said = box.sh(": > /dev/messages && echo opened")
+
+    assert ("opened\n" if is_allowed else "Operation not permitted") in said
+
+
+def test_cpu_burst_must_be_no_larger_than_the_quota(box):
+    """“This value MUST be no larger than any positive quota (runtimes MAY generate an error).”"""
+    box.linux["resources"]["cpu"] = {"quota": 20_000, "burst": 30_000}
+
+    with pytest.raises(InvalidValue, match=r"cpu\.burst is 30000 us"):
+        box.create()
+
+
 # Sysctl
 
 

@@ -124,6 +124,13 @@ def test_unified_comes_last_and_so_wins():
     assert settings[-2:] == [("memory", "memory.max", "2097152"), ("cgroup", "cgroup.freeze", "0")]
 
 
+def test_unified_lines_are_written_one_by_one():
+    """The specification's own example has several devices in a text, and the kernel takes one at a time."""
+    settings = for_v2({"unified": {"io.max": "8:0 rbps=1\n8:16 rbps=2"}})
+
+    assert settings == [("io", "io.max", "8:0 rbps=1"), ("io", "io.max", "8:16 rbps=2")]
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -138,6 +145,9 @@ def test_unified_comes_last_and_so_wins():
         ({"memory": {"limit": -2}}, "memory.limit is -2; expected -1 or more"),
         ({"cpu": {"shares": -1}}, "cpu.shares is -1; expected 0 or more"),
         ({"pids": {"limit": -2}}, "pids.limit is -2; expected -1 or more"),
+        ({"cpu": {"quota": 20_000, "burst": 20_001}}, "burst is 20001 us; expected no more than the quota"),
+        ({"unified": {"../memory.max": "1"}}, "expected names of files, with texts"),
+        ({"unified": {"memory.max": 1}}, "expected names of files, with texts"),
         ({"devices": [{"allow": True, "type": "x"}]}, "expected type a, b or c"),
         ({"devices": [{"allow": True, "access": "x"}]}, "access of r, w, m"),
     ],
