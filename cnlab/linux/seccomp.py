@@ -143,6 +143,21 @@ def filter_flags(profile: dict[str, Any]) -> int:
     return flags
 
 
+def supported_flags() -> list[str]:
+    """Return the names of the flags that this kernel takes, for a filter that notifies nobody.
+
+    Without a program it gets to EFAULT, unless there is a flag that it does not know.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    operation, nothing = ctypes.c_long(_SECCOMP_SET_MODE_FILTER), ctypes.c_void_p(None)
+    found = []
+    for name, flag in FLAGS.items():
+        libc.syscall(ctypes.c_long(_SYS_SECCOMP), operation, ctypes.c_long(flag), nothing)
+        if ctypes.get_errno() == errno.EFAULT:
+            found.append(name)
+    return found
+
+
 def load(program: bytes, flags: int = 0) -> int | None:
     """Put the caller, and its children to come, under `program`.
 

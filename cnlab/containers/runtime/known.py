@@ -1,4 +1,4 @@
-"""What this runtime knows, whatever this machine allows.
+"""What this runtime knows, whatever this machine allows, but for what is called "supported".
 
 See: runtime-spec, features.md and features-linux.md.
 """
@@ -32,7 +32,7 @@ def features() -> dict[str, Any]:
                 "operators": sorted(seccomp.OPERATORS),
                 "archs": sorted(seccomp.ARCHITECTURES),
                 "knownFlags": sorted(seccomp.FLAGS),
-                "supportedFlags": sorted(seccomp.FLAGS),
+                "supportedFlags": sorted(seccomp.supported_flags()),
             },
             "apparmor": {"enabled": False},
             "selinux": {"enabled": False},
