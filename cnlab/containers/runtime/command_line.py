@@ -18,7 +18,7 @@ from cnlab.errors import CnlabError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
 
@@ -183,9 +183,7 @@ def _process(options: Options, container_id: str, args: list[str], root: str | N
     if options["cwd"]:
         process["cwd"] = options["cwd"]
     if options["user"]:
-        uid, _, gid = options["user"].partition(":")
-        process["user"] = {"uid": int(uid), "gid": int(gid or 0)}
-        process["user"]["additionalGids"] = [int(group) for group in options["additional-gids"] or ()]
+        process["user"] = _user(options["user"], options["additional-gids"] or ())
     if options["cap"]:
         sets = own.get("capabilities") or {}
         names = ("bounding", "effective", "permitted")
@@ -196,6 +194,16 @@ def _process(options: Options, container_id: str, args: list[str], root: str | N
         if options[option]:
             process[name] = options[option]
     return process
+
+
+def _user(user: str, groups: Sequence[str]) -> dict[str, Any]:
+    uid, _, gid = user.partition(":")
+    for number in (uid, gid or "0", *groups):
+        if not number.isdecimal():
+            raise UsageError(
+                f"exec: {number!r} is no user or group; expected a number, as in --user 1000:1000"
+            )
+    return {"uid": int(uid), "gid": int(gid or 0), "additionalGids": [int(group) for group in groups]}
 
 
 def _state(options: Options, arguments: list[str], root: str | None, log: Log) -> None:
@@ -246,15 +254,19 @@ def _resources(options: Options) -> dict[str, Any]:
         return resources
     cpu = {
         "shares": options.number("cpu-share"),
+        "burst": options.number("cpu-burst"),
+        "idle": options.number("cpu-idle"),
+        "realtimePeriod": options.number("cpu-rt-period"),
+        "realtimeRuntime": options.number("cpu-rt-runtime"),
         "quota": options.number("cpu-quota"),
         "period": options.number("cpu-period"),
         "cpus": options["cpuset-cpus"],
         "mems": options["cpuset-mems"],
     }
     memory = {
-        "limit": options.number("memory"),
-        "reservation": options.number("memory-reservation"),
-        "swap": options.number("memory-swap"),
+        "limit": options.size("memory"),
+        "reservation": options.size("memory-reservation"),
+        "swap": options.size("memory-swap"),
     }
     groups = {
         "cpu": cpu,
@@ -273,9 +285,17 @@ def _ps(options: Options, arguments: list[str], root: str | None, log: Log) -> N
     if options["format"] == "json":
         print(documents.text_of(pids))
         return
-    columns = arguments[1:] or ["-f"]
-    sys.stdout.flush()
-    os.execvp("ps", ["ps", *columns, "-p", ",".join(map(str, pids)) or "0"])
+    import subprocess
+
+    done = subprocess.run(["ps", *(arguments[1:] or ["-ef"])], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise UsageError(f"ps: ps {' '.join(arguments[1:])}: exit code {done.returncode}")
+    header, *rows = done.stdout.splitlines()
+    if "PID" not in header.split():
+        raise UsageError("ps: the options must leave the column PID, by which processes are chosen")
+    column = header.split().index("PID")
+    shown = [row for row in rows if row.split()[column] in map(str, pids)]
+    print("\n".join((header, *shown)))
 
 
 def _list(options: Options, arguments: list[str], root: str | None, log: Log) -> None:

@@ -13,8 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# What an option takes; or a text, why it is refused.
 _FLAG, _VALUE, _MANY = range(3)
-GLOBAL = {
+GLOBAL: dict[str, int | str] = {
     "--root": _VALUE,
     "--log": _VALUE,
     "--log-format": _VALUE,
@@ -25,14 +26,15 @@ GLOBAL = {
     "--help": _FLAG,
     "--version": _FLAG,
 }
-_CREATE = {
+_CREATE: dict[str, int | str] = {
     "--bundle": _VALUE,
     "--console-socket": _VALUE,
     "--pid-file": _VALUE,
     "--preserve-fds": _VALUE,
     "--no-new-keyring": _FLAG,
+    "--no-pivot": "the root is changed by pivot_root(2) alone, lest the container find the host's",
 }
-OF_COMMAND: dict[str, dict[str, int]] = {
+OF_COMMAND: dict[str, dict[str, int | str]] = {
     "create": _CREATE,
     "delete": {"--force": _FLAG},
     "events": {"--stats": _FLAG, "--interval": _VALUE},
@@ -51,6 +53,8 @@ OF_COMMAND: dict[str, dict[str, int]] = {
         "--no-new-privs": _FLAG,
         "--apparmor": _VALUE,
         "--process-label": _VALUE,
+        "--cgroup": "the process goes to the container's own groups",
+        "--ignore-paused": "resume the container first",
     },
     "features": {},
     "kill": {"--all": _FLAG},
@@ -68,12 +72,18 @@ OF_COMMAND: dict[str, dict[str, int]] = {
         "--cpu-period": _VALUE,
         "--cpu-quota": _VALUE,
         "--cpu-share": _VALUE,
+        "--cpu-burst": _VALUE,
+        "--cpu-idle": _VALUE,
+        "--cpu-rt-period": _VALUE,
+        "--cpu-rt-runtime": _VALUE,
         "--cpuset-cpus": _VALUE,
         "--cpuset-mems": _VALUE,
         "--memory": _VALUE,
         "--memory-reservation": _VALUE,
         "--memory-swap": _VALUE,
         "--pids-limit": _VALUE,
+        "--l3-cache-schema": "no resctrl file system is supported",
+        "--mem-bw-schema": "no resctrl file system is supported",
     },
 }
 _SHORT = {
@@ -91,6 +101,7 @@ _SHORT = {
     "-u": "--user",
     "-v": "--version",
 }
+_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _OTHER_SHORT = {("list", "-f"): "--format", ("ps", "-f"): "--format", ("exec", "-c"): "--cap"}
 
 
@@ -101,7 +112,7 @@ class UsageError(InvalidValue):
 class Options:
     """Options of the command line, by their long names without hyphens: None, True, a text or several."""
 
-    def __init__(self, known: dict[str, int]) -> None:
+    def __init__(self, known: dict[str, int | str]) -> None:
         self._known = known
         self._given: dict[str, Any] = {}
 
@@ -121,6 +132,8 @@ class Options:
 
     def _take_one(self, name: str, value: str | None, arguments: list[str], command: str) -> None:
         kind = self._known[name]
+        if isinstance(kind, str):
+            raise UsageError(f"{command}: {name} is not supported: {kind}")
         if kind == _FLAG:
             self._given[name] = value != "false"
             return
@@ -143,3 +156,15 @@ class Options:
             return None if text is None else int(text)
         except ValueError:
             raise UsageError(f"option --{name}: {text!r} is no number") from None
+
+    def size(self, name: str) -> int | None:
+        """Return the value as a number of bytes: ``"1048576"``, or with a unit ``"1024k"``, ``"1M"``."""
+        text = self[name]
+        if text is None:
+            return None
+        number = text.lower().removesuffix("b").removesuffix("i")
+        unit = _UNITS.get(number[-1:], 1)
+        try:
+            return int(number[:-1] if unit > 1 else number) * unit
+        except ValueError:
+            raise UsageError(f"option --{name}: {text!r} is no number of bytes") from None

@@ -12,8 +12,12 @@ import pytest
 from cnlab.clock import wait_until
 from cnlab.containers import runtime
 from cnlab.containers.runtime.options import OF_COMMAND, Options, UsageError
+from cnlab.containers.runtime.store import Record
 
 root_only = pytest.mark.needs_root
+has_version_1 = pytest.mark.skipif(
+    not Path("/sys/fs/cgroup/memory").is_dir(), reason="the cgroup trees here are not of version 1"
+)
 
 
 def test_options_may_stand_before_and_after_the_id_in_both_spellings():
@@ -51,10 +55,31 @@ def test_option_that_needs_a_number_says_so():
         options.number("memory")
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4096", 4096), ("-1", -1), ("64m", 64 << 20), ("64MB", 64 << 20), ("1GiB", 1 << 30), ("2k", 2048)],
+)
+def test_memory_may_have_a_unit(text, size):
+    """As runc takes it."""
+    options = Options(OF_COMMAND["update"])
+    options.take(["--memory", text], "update")
+
+    assert size == options.size("memory")
+
+
 @root_only
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["run", "--no-pivot", "a"],
+            "--no-pivot is not supported: the root is changed by pivot_root(2) alone",
+        ),
+        (["create", "a", "--no-pivot"], "--no-pivot is not supported"),
+        (["exec", "--cgroup", "below", "a", "true"], "--cgroup is not supported: the process goes to"),
+        (["exec", "--ignore-paused", "a", "true"], "--ignore-paused is not supported: resume the container"),
+        (["update", "--l3-cache-schema", "L3:0=f", "a"], "no resctrl file system"),
+        (["update", "--memory", "lots", "a"], "option --memory: 'lots' is no number of bytes"),
         (["explode"], "unknown command 'explode'"),
         (["start", "a", "b"], "'b' is one argument too many"),
         (["--systemd-cgroup", "list"], "use the cgroupfs driver"),
@@ -195,6 +220,74 @@ def test_list_and_ps_show_what_runs(box):
         pids,
         box.command("list", "-q").stdout,
     )
+
+
+@root_only
+def test_ps_shows_processes_of_the_container_alone(box):
+    """As runc does it: all options of ps(1) choose columns, none chooses other processes."""
+    box.create("sleep", "100")
+    box.start()
+    tables = [box.command("ps", box.id, *options).stdout.splitlines() for options in ([], ["-ef"], ["aux"])]
+    columns = box.command("ps", box.id, "-o", "args,pid").stdout.split()
+
+    for header, *rows in tables:
+        assert ([str(box.pid)], True) == (
+            [row.split()[header.split().index("PID")] for row in rows],
+            rows[0].endswith("sleep 100"),
+        )
+    assert ["UID", "PID", "PPID"] == tables[0][0].split()[:3]
+    assert ["COMMAND", "PID"] == columns[:2]
+
+
+@root_only
+def test_ps_without_the_column_that_it_chooses_by_is_refused(box):
+    """Better than to show all."""
+    box.create("sleep", "100")
+    done = box.command("ps", box.id, "-eo", "args")
+
+    assert (1, "", True) == (done.returncode, done.stdout, "must leave the column PID" in done.stderr)
+
+
+@root_only
+@pytest.mark.parametrize("options", [("--user", "root"), ("--user", "0:-1"), ("--user", "4294967295")])
+def test_exec_as_nobody_who_can_be_is_refused(box, options):
+    """It would be root, or a traceback."""
+    box.create("sleep", "100")
+    box.start()
+    done = box.command("exec", *options, box.id, "id")
+
+    assert (1, "", 1) == (done.returncode, done.stdout, done.stderr.count("\n"))
+    assert "expected a number" in done.stderr
+
+
+UPDATES = (
+    (["--memory", "64m", "--memory-swap", "96m"], "memory.limit_in_bytes", "67108864"),
+    (["--memory", "64m", "--memory-swap", "96m"], "memory.memsw.limit_in_bytes", "100663296"),
+    (["--memory-reservation", "33554432"], "memory.soft_limit_in_bytes", "33554432"),
+    (["--cpu-period", "50000", "--cpu-quota", "20000"], "cpu.cfs_quota_us", "20000"),
+    (["--cpu-period", "50000", "--cpu-quota", "20000"], "cpu.cfs_period_us", "50000"),
+    (["--cpu-quota", "20000", "--cpu-burst", "10000"], "cpu.cfs_burst_us", "10000"),
+    (["--cpu-share", "512"], "cpu.shares", "512"),
+    (["--cpu-idle", "1"], "cpu.idle", "1"),
+    (["--cpuset-cpus", "0"], "cpuset.cpus", "0"),
+    (["--cpuset-mems", "0"], "cpuset.mems", "0"),
+    (["--pids-limit", "44"], "pids.max", "44"),
+)
+
+
+@root_only
+@has_version_1
+@pytest.mark.parametrize(("options", "file", "line"), UPDATES, ids=[file for _, file, _ in UPDATES])
+def test_update_option_is_in_the_file_of_the_group(box, options, file, line):
+    """Each option of people's is the limit that it names."""
+    box.create("sleep", "100")
+    done = box.command("update", *options, box.id)
+    groups = Record.load(box.id, box.root).cgroups
+    path = Path(groups.directory_of(file.partition(".")[0]), file)
+    if not path.exists():
+        pytest.skip(f"this kernel has no {file}")
+
+    assert (0, "", line) == (done.returncode, done.stderr, path.read_text().strip())
 
 
 @root_only

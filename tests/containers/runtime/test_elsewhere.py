@@ -187,6 +187,22 @@ def test_rootless_command_runs_a_container():
         box.close()
 
 
+@pytest.mark.needs_userns
+@pytest.mark.as_student
+def test_rootless_specification_runs():
+    """``spec --rootless`` maps the caller's own ids, and asks for nothing that takes root."""
+    box = Box(Path.cwd())
+    try:
+        done = box.command("spec", "--rootless")
+        box.config = json.loads((box.bundle / "config.json").read_text())
+        box.process |= {"terminal": False, "args": ["cat", "/proc/self/uid_map"]}
+
+        assert (0, "") == (done.returncode, done.stderr)
+        assert ["0", str(os.getuid()), "1"] == box.run().split()
+    finally:
+        box.close()
+
+
 def test_default_root_of_a_student_is_his_runtime_directory(monkeypatch):
     """Root's containers are none of his business."""
     monkeypatch.setattr(store.os, "geteuid", lambda: 1000)
