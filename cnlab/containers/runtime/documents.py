@@ -58,8 +58,8 @@ def _refuse(value: object) -> object:
 
 def read(path: str) -> Any:
     """Return the value in the file at `path`."""
-    with open(path, encoding="utf-8") as file:
-        return parse(file.read())
+    with open(path, "rb", buffering=0) as file:
+        return parse(file.read().decode())
 
 
 def write(path: str, value: Any) -> None:

@@ -142,8 +142,8 @@ class Plan:
 
         See: CVE-2019-5736.
         """
-        with open(path, "rb") as program:
-            first_line = program.readline(256)
+        with open(path, "rb", buffering=0) as program:
+            first_line = program.read(256).partition(b"\n")[0]
         interpreter = first_line[2:].split()[:1] if first_line.startswith(b"#!") else []
         if self.interpreter in map(_identity, (path, *map(os.fsdecode, interpreter))):
             raise PermissionError(13, f'exec: "{path}": permission denied: it is the runtime itself')
