@@ -195,7 +195,7 @@ def test_rootless_specification_runs():
     try:
         done = box.command("spec", "--rootless")
         box.config = json.loads((box.bundle / "config.json").read_text())
-        box.process |= {"terminal": False, "args": ["cat", "/proc/self/uid_map"]}
+        box.process.update(terminal=False, args=["cat", "/proc/self/uid_map"])
 
         assert (0, "") == (done.returncode, done.stderr)
         assert ["0", str(os.getuid()), "1"] == box.run().split()
