@@ -2,7 +2,7 @@
 
 Interface::
 
-    with docker_engine() as client:  # a client of the `docker` package
+    with docker_engine(runtime="cnlab") as client:  # a client of the `docker` package
         load_image(client, layout, "busybox:latest")
         client.containers.run("busybox", ["echo", "hello"], runtime="cnlab", remove=True)
 
@@ -185,21 +185,27 @@ def known_runtimes() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def docker_engine() -> Iterator[DockerClient]:
+def docker_engine(*, runtime: str | None = None) -> Iterator[DockerClient]:
     """Give a client of a Docker Engine; the first use in a private kernel starts one, which takes seconds.
 
     The containers made within the block go with it, where the engine is our own; images stay.
 
+    Args:
+        runtime: one that the engine must know, such as ``cnlab``, which the host's own seldom does.
+
     Raises:
-        MissingFeature: this user may use no engine of the host, and this is no private kernel.
+        MissingFeature: this user may use no engine of the host, and this is no private kernel; or the engine
+            does not know `runtime`.
         EngineError: it could not be started.
     """
     host.require("docker")
     if not host.is_ours_to_change() or (not _engines and _answers(docker.from_env)):
         with contextlib.closing(docker.from_env()) as client:
+            _require_runtime(client, runtime)
             yield client
         return
     with contextlib.closing(_own_engine().client()) as client:
+        _require_runtime(client, runtime)
         before = {container.id for container in client.containers.list(all=True)}
         try:
             yield client
@@ -241,6 +247,16 @@ def _own_engine() -> Engine:
             if not host.is_private_kernel():  # which ends, as a machine, with all that is in it
                 atexit.register(_engines[0].__exit__)
         return _engines[0]
+
+
+def _require_runtime(client: DockerClient, name: str | None) -> None:
+    """Tell it now: the engine itself would say ``400 Client Error`` for the first container."""
+    known = client.info()["Runtimes"] if name else {}
+    if name and name not in known:
+        path = known_runtimes().get(name, "PATH")
+        hint = f"start dockerd with --add-runtime={name}={path}, or choose the kernel “Cloud Native Lab”"
+        reason = f"the engine at {client.api.base_url} knows {', '.join(known)}, and no runtime {name}"
+        raise MissingFeature("docker", reason, hint=hint)
 
 
 def _answers(connect: Callable[[], DockerClient]) -> bool:

@@ -9,12 +9,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from dockerd import Dockerd, private_dockerd
 from private_kernel import in_private_kernel
+from rootfs_archive import busybox_archive
 from student import Student
 
+from cnlab.containers import runtime
 from cnlab.containers.engine import docker_engine
 from cnlab.errors import MissingFeature
 
@@ -187,6 +191,48 @@ def test_user_without_an_engine_is_told_where_there_is_one(monkeypatch):
         pass
 
     assert "Cloud Native Lab" in caught.value.__notes__[0]
+
+
+@pytest.fixture(scope="module")
+def engine_of_the_host() -> Iterator[Dockerd]:
+    """One that somebody else has started; it knows our runtime, and has an image ``busybox``."""
+    with private_dockerd(f"--add-runtime=cnlab={runtime.command()}") as dockerd:
+        (dockerd.directory / "busybox.tar").write_bytes(busybox_archive())
+        dockerd.docker("import", str(dockerd.directory / "busybox.tar"), "busybox")
+        yield dockerd
+
+
+@pytest.mark.needs_root
+def test_engine_of_the_host_is_used_where_there_is_one(engine_of_the_host, monkeypatch):
+    """It is found as the docker client finds it, and asked to use the runtime that it knows as ours."""
+    monkeypatch.setenv("DOCKER_HOST", engine_of_the_host.address)
+    with docker_engine(runtime="cnlab") as client:
+        said = client.containers.run("busybox", ["echo", "hello"], runtime="cnlab", remove=True)
+        root = client.info()["DockerRootDir"]
+
+    assert said == b"hello\n"
+    assert root == f"{engine_of_the_host.directory}/data"
+
+
+@pytest.mark.needs_root
+def test_containers_in_an_engine_of_the_host_stay(engine_of_the_host, monkeypatch):
+    """What goes with the block is up to the engine's owner there, whose own containers are beside ours."""
+    monkeypatch.setenv("DOCKER_HOST", engine_of_the_host.address)
+    with docker_engine() as client:
+        made = client.containers.create("busybox", ["true"]).id
+
+    assert engine_of_the_host.docker("ps", "--all", "--quiet", "--no-trunc").stdout.split() == [made]
+    engine_of_the_host.docker("rm", made)
+
+
+@pytest.mark.needs_root
+def test_runtime_that_the_engine_of_the_host_does_not_know_is_told(engine_of_the_host, monkeypatch):
+    """Before a container is made, and with what to do about it."""
+    monkeypatch.setenv("DOCKER_HOST", engine_of_the_host.address)
+    with pytest.raises(MissingFeature, match=r"knows .*cnlab.* and no runtime youki") as caught:
+        docker_engine(runtime="youki").__enter__()
+
+    assert "--add-runtime=youki=" in caught.value.__notes__[0]
 
 
 ON_A_HOST = """
