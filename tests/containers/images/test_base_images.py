@@ -1,10 +1,13 @@
+import json
 import subprocess
 import sys
 import tarfile
 
 import pytest
+from dockerd import private_dockerd
 
-from cnlab.containers.images import base_images
+from cnlab.containers import runtime
+from cnlab.containers.images import archive, base_images
 from cnlab.containers.images.layout import Layout
 from cnlab.errors import InvalidValue, MissingFeature
 
@@ -61,6 +64,32 @@ def test_python_runs_without_any_file_of_the_host(python, tmp_path):
 
     assert "" == done.stderr
     assert done.stdout.startswith("OpenSSL")
+
+
+@pytest.mark.needs_root
+def test_python_runs_in_a_container_of_docker(python, tmp_path):
+    """Its engine loads it under our id; our runtime starts it as its config says."""
+    with (tmp_path / "python.tar").open("wb") as file:
+        archive.save({"python:latest": python}, file)
+    with private_dockerd(f"--add-runtime=cnlab={runtime.command()}") as dockerd:
+        dockerd.docker("load", "-i", str(tmp_path / "python.tar"))
+        image = dockerd.docker("inspect", "--format={{.Id}}", "python").stdout.strip()
+        command = ["run", "--rm", "--runtime=cnlab", "--network=none", "python", "python3", "-c"]
+        said = dockerd.docker(*command, "import zmq, sys, os; print(os.getpid(), sys.prefix)").stdout
+
+    assert (image, said) == (python.id, "1 /usr/local\n")
+
+
+def test_python_is_an_image_to_skopeo(layout, python):
+    """It reads the same digest, layers, platform and variables from our layout as we do."""
+    layout.tag("python:skopeo", python.manifest_descriptor)
+    command = ["skopeo", "inspect", f"oci:{layout.path}:python:skopeo"]
+    said = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    assert said["Digest"] == python.digest
+    assert said["Layers"] == [layer.descriptor.digest for layer in python.layers]
+    assert (said["Os"], said["Architecture"]) == (python.config["os"], python.config["architecture"])
+    assert said["Env"] == python.config["config"]["Env"]
 
 
 def test_python_builds_on_busybox(layout, python):
