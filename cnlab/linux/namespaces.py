@@ -240,7 +240,5 @@ def _require_option(is_given: bool, option: str, kind: str, kinds: Sequence[str]
 
 def _become_root(uids: Sequence[IdMap], gids: Sequence[IdMap]) -> None:
     """Take the id 0 of a user namespace, where it has one."""
-    if os.getgid() != 0 and any(m.inside == 0 for m in gids):
-        os.setresgid(0, 0, 0)
-    if os.getuid() != 0 and any(m.inside == 0 for m in uids):
-        os.setresuid(0, 0, 0)
+    has_uid, has_gid = (any(m.inside == 0 for m in maps) for maps in (uids, gids))
+    syscalls.set_ids(0 if has_uid else syscalls.SAME_ID, 0 if has_gid else syscalls.SAME_ID)

@@ -61,6 +61,8 @@ MNT_DETACH = 0x2
 AT_FDCWD = -100
 AT_RECURSIVE = 0x8000
 
+SAME_ID = 0xFFFF_FFFF  # of setresuid(2) and setresgid(2)
+
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
@@ -185,6 +187,8 @@ def close_range(first: int, last: int) -> None:
 
 def set_ids(uid: int, gid: int, groups: list[int] | None = None) -> None:
     """Take the real, effective and saved ids `uid` and `gid`, and the supplementary `groups` unless None.
+
+    `SAME_ID` leaves an id as it is.
 
     The system calls themselves act on the calling thread. The C library's functions act on all threads of the
     process, and in a child of `clone3` they wait for those that only its parent has.

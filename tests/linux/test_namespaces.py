@@ -359,6 +359,32 @@ def test_pid_namespace_is_entered_from_a_program_with_threads():
     assert int(completed.stdout) > 1
 
 
+@pytest.mark.needs_root
+@pytest.mark.needs_userns
+def test_root_of_a_namespace_is_taken_beside_threads_that_come_and_go():
+    """The C library's setresuid waits for threads that are just being made; the child has none of them."""
+    code = (
+        "import threading\n"
+        "from cnlab.linux import children\n"
+        "from cnlab.linux.idmaps import IdMap\n"
+        "from cnlab.linux.namespaces import run\n"
+        "children._ATTEMPTS = 1\n"  # another attempt would hide it
+        "def churn():\n"
+        "    while True:\n"
+        "        thread = threading.Thread(target=int)\n"
+        "        thread.start()\n"
+        "        thread.join()\n"
+        "for _ in range(4):\n"
+        "    threading.Thread(target=churn, daemon=True).start()\n"
+        "maps = [IdMap(0, 100_000, 65_536)]\n"
+        "said = {run(['id', '-u'], new=('user',), uid_map=maps, gid_map=maps).stdout for _ in range(50)}\n"
+        "print(*said, end='')\n"
+    )
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+    assert (completed.stdout, completed.stderr) == ("0\n", "")
+
+
 def test_program_that_does_not_exist_inside_is_an_error_here():
     """The same error as outside, from two forks away."""
     with (
