@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,13 +42,15 @@ def docker(dockerd: Dockerd) -> Iterator[Callable[..., str]]:
 
 
 def left_by(dockerd: Dockerd) -> list[str]:
-    """Look for groups, mounts, state and processes of containers."""
+    """Look for groups, mounts, state, interfaces and processes of containers."""
     parents = (Path(tree.mount_point + dockerd.cgroup_parent) for tree in find_trees())
     groups = [str(path) for parent in parents for path in parent.glob("*/")]
-    mounts = [mount.mount_point for mount in read_mountinfo() if "/data/overlay2/" in mount.mount_point]
-    mounts = [point for point in mounts if point.startswith(str(dockerd.directory))]
-    state = [str(path) for path in dockerd.directory.glob("exec/runtime*/moby/*")]
-    return [*groups, *mounts, *state, *_processes_of(dockerd)]
+    places = tuple(f"{dockerd.directory}/{place}/" for place in ("data", "exec"))
+    mounts = [mount.mount_point for mount in read_mountinfo() if mount.mount_point.startswith(places)]
+    tasks = "exec/containerd/daemon/io.containerd.runtime.v2.task/moby/*"
+    state = [str(path) for place in ("exec/runtime*/moby/*", tasks) for path in dockerd.directory.glob(place)]
+    links = [name for _, name in dockerd.in_its_network(socket.if_nameindex) if name.startswith("veth")]
+    return [*groups, *mounts, *state, *links, *_processes_of(dockerd)]
 
 
 def _processes_of(dockerd: Dockerd) -> list[str]:

@@ -136,6 +136,18 @@ def test_logs_and_wait(docker, box):
     assert docker("logs", box).splitlines() == ["started", "got TERM"]
 
 
+def test_logs_follow_until_the_end(dockerd, docker, box):
+    """``logs -f`` shows what is printed when it is printed, and ends with the container."""
+    command = ["docker", "--host", dockerd.address, "logs", "--follow", box]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout.readline() == "started\n"
+        docker("kill", "--signal", "TERM", box)
+
+        assert client.stdout.readline() == "got TERM\n"
+        assert client.stdout.read() == ""
+    assert client.returncode == 0
+
+
 def test_kill_kills(docker, box):
     docker("kill", box)
 
@@ -164,22 +176,57 @@ def test_restart_starts_again(docker, box):
     assert docker("inspect", "--format", "{{.State.Pid}}", box) != before
 
 
-def test_pause_stops_and_unpause_goes_on(docker, box):
-    """Frozen in its control group; it does not even notice."""
-    docker("pause", box)
-    assert status_of(docker, box).split()[0] == "paused"
+@pytest.fixture
+def ticks(docker, box):
+    """A file that a process in the box makes longer as fast as it can."""
+    docker("exec", "-d", box, "sh", "-c", "while :; do echo >> /tmp/ticks; done")
     pid = docker("inspect", "--format", "{{.State.Pid}}", box)
-    used = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    assert used[0] in "DS"
+    ticks = Path(f"/proc/{pid}/root/tmp/ticks")
+    wait_until(lambda: ticks.exists() and ticks.stat().st_size, timeout_s=10)
+    return ticks
+
+
+def test_pause_stops_and_unpause_goes_on(docker, box, ticks):
+    """Frozen in its control group, as the kernel says, and what it counts stands still."""
+    pid = docker("inspect", "--format", "{{.State.Pid}}", box)
+    freezer = group_of("freezer", pid) / "freezer.state"
+    docker("pause", box)
+    frozen, counted = freezer.read_text(), ticks.stat().st_size
+    assert status_of(docker, box).split()[0] == "paused"
+    assert (frozen, ticks.stat().st_size) == ("FROZEN\n", counted)
     docker("unpause", box)
 
-    assert status_of(docker, box) == "running 0"
-    assert docker("exec", box, "echo", "alive") == "alive"
+    assert (freezer.read_text(), status_of(docker, box)) == ("THAWED\n", "running 0")
+    wait_until(lambda: ticks.stat().st_size > counted, timeout_s=10)
+
+
+def group_of(controller, pid):
+    """The control group of a process, as one of version 1."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    (group,) = (line.split(":")[2] for line in lines if line.split(":")[1] == controller)
+    return Path(f"/sys/fs/cgroup/{controller}{group}")
 
 
 def test_paused_container_can_be_removed(docker, box):
     docker("pause", box)
     docker("rm", "--force", box)
+
+    assert docker("ps", "--all", "--quiet") == ""
+
+
+def test_running_container_is_not_removed_unless_forced(dockerd, docker, box):
+    refused = dockerd.docker("rm", box, check=False)
+    assert (refused.returncode, status_of(docker, box)) == (1, "running 0")
+    docker("rm", "--force", box)
+
+    assert docker("ps", "--all", "--quiet") == ""
+
+
+def test_created_and_stopped_containers_are_removed(docker, box):
+    """One that never ran, so that the runtime has never heard of it, and one that has ended."""
+    docker("create", "--name", "created", "busybox", "true")
+    docker("stop", box)
+    docker("rm", "created", box)
 
     assert docker("ps", "--all", "--quiet") == ""
 
@@ -193,12 +240,15 @@ def test_update_changes_limits(docker, box):
     assert read == [str(64 << 20), str(128 << 20), "50", "50000"]
 
 
-def test_stats_are_the_container_s(docker, box):
+def test_stats_are_the_container_s(docker, box, ticks):
+    """Used is above nothing where a process works, and below what is allowed."""
     docker("update", "-m", "64m", "--memory-swap", "64m", box)
     stats = json.loads(docker("stats", "--no-stream", "--format", "{{json .}}", box))
 
     assert stats["MemUsage"].endswith("/ 64MiB")
-    assert int(stats["PIDs"]) >= 1
+    assert 0 < float(stats["MemPerc"].rstrip("%")) <= 100
+    assert 0 < float(stats["CPUPerc"].rstrip("%"))
+    assert int(stats["PIDs"]) >= 2
 
 
 def test_top_lists_what_runs(docker, box):
@@ -210,21 +260,16 @@ def test_top_lists_what_runs(docker, box):
 
 
 def test_health_is_checked_by_exec(docker):
-    options = [
-        "--health-cmd",
-        "test -e /tmp/well",
-        "--health-interval",
-        "200ms",
-        "--health-start-period",
-        "30s",
-    ]
-    docker("run", "-d", "--name", "patient", *options, "busybox", "sleep", "60")
-    docker("exec", "patient", "touch", "/tmp/well")
+    """Well as long as the probe's exit code says so, and ill when it says so no more."""
+    probe = ["--health-cmd", "test ! -e /tmp/ill", "--health-interval", "200ms", "--health-retries", "1"]
+    docker("run", "-d", "--name", "patient", *probe, "busybox", "sleep", "60")
 
     def health():
         return docker("inspect", "--format", "{{.State.Health.Status}}", "patient")
 
     wait_until(lambda: health() == "healthy", timeout_s=20)
+    docker("exec", "patient", "touch", "/tmp/ill")
+    wait_until(lambda: health() == "unhealthy", timeout_s=20)
 
 
 def test_engine_restarts_what_failed(docker):

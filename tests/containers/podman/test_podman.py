@@ -132,12 +132,20 @@ def test_missing_program_is_told(podman):
     assert 'exec: "nosuch": executable file not found in $PATH' in done.stderr
 
 
-def test_pause_and_unpause(podman, box):
+def test_pause_stops_and_unpause_goes_on(podman, box):
+    """The kernel says that the group is frozen, and what a process in it counts stands still."""
+    podman("exec", "-d", box, "sh", "-c", "while :; do echo >> /tmp/ticks; done")
+    ticks = Path(f"/proc/{podman.state(box)['Pid']}/root/tmp/ticks")
+    wait_until(lambda: ticks.exists() and ticks.stat().st_size, timeout_s=10)
+    (group,) = (path for path in podman.groups() if "/freezer/" in path)
     podman("pause", box)
-    paused = podman.state(box)["Status"]
+    frozen, counted = Path(group, "freezer.state").read_text(), ticks.stat().st_size
+    assert podman.state(box)["Status"] == "paused"
+    assert (frozen, ticks.stat().st_size) == ("FROZEN\n", counted)
     podman("unpause", box)
 
-    assert (paused, podman.state(box)["Status"]) == ("paused", "running")
+    assert podman.state(box)["Status"] == "running"
+    wait_until(lambda: ticks.stat().st_size > counted, timeout_s=10)
 
 
 def test_stop_asks_first(podman, box):
