@@ -70,6 +70,14 @@ def test_command_that_fails_is_an_error_with_its_status_and_last_words(image):
     assert caught.value.__notes__ == ["no such file"]
 
 
+@pytest.mark.parametrize("user", [2**32 - 1, 2**32, "-1", "0:4294967295"])
+def test_user_who_cannot_be_is_refused(image, sleeper, user):
+    """The kernel would leave the process root, or cut the number: to begin with, and beside it."""
+    for attempt in (lambda: run(image, ["id"], user=user), lambda: sleeper.exec_run(["id"], user=user)):
+        with pytest.raises(InvalidValue, match=r"not in|expected a number from 0 to 4294967294"):
+            attempt()
+
+
 def test_container_has_its_own_process_1_host_name_and_files(image):
     with Container(image, ["sh", "-c", "echo $$; hostname; ls /"]) as container:
         container.wait()
