@@ -73,6 +73,12 @@ MISTAKES = {
         loses="check-inside-last",
         says="got '/rootfs/usr/lib'",
     ),
+    "follows links for ever": Mistake(
+        task="inside",
+        changes={"if links > 40:": "if False:"},
+        loses="check-inside-loop",
+        says="return within 5 s, got nothing",
+    ),
     "leaves modes and owners as they come": Mistake(
         task="apply-layer",
         changes={"numeric_owner=True": "set_attrs=False"},
