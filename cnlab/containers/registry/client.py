@@ -39,7 +39,8 @@ class Client:
     Args:
         address: ``host`` or ``host:port``.
         credentials: user and password, for a registry that asks for them.
-        tls: whether to speak HTTPS, or how; by default everywhere but on this machine itself.
+        tls: whether to speak HTTPS, by default everywhere but on this machine itself; or how:
+            ``ssl.create_default_context(cafile=…)`` trusts the signers in that file, not the system's.
         timeout_s: how long to wait for an answer.
     """
 
@@ -215,7 +216,11 @@ class Client:
         return upload
 
     def resume_upload(self, repository: str, location: str) -> Upload:
-        """Go on with an upload: `Upload.offset` is where."""
+        """Go on with an upload: `Upload.offset` is where.
+
+        Registries that keep the offset in the location, as Distribution 2 does, take the newest one only,
+        and none after a chunk that was cut off.
+        """
         upload = Upload(self._session, repository, location)
         upload.refresh()
         return upload

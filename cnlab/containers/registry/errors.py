@@ -4,6 +4,7 @@ See: OCI distribution-spec, "Error Codes".
 """
 
 import json
+import ssl
 from http import HTTPStatus
 
 from cnlab.errors import CnlabError
@@ -23,6 +24,8 @@ _STATUS = {
     "UNAUTHORIZED": HTTPStatus.UNAUTHORIZED,
     "UNSUPPORTED": HTTPStatus.METHOD_NOT_ALLOWED,
 }
+
+_PLAIN = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")  # what OpenSSL makes of plain HTTP
 
 
 class RegistryError(CnlabError):
@@ -54,3 +57,22 @@ class RegistryError(CnlabError):
         except (ValueError, LookupError, TypeError):
             code, message = "", body.decode(errors="replace").strip()[:200] or HTTPStatus(status).phrase
         return cls(code, message, status=status, request=request)
+
+
+class TlsError(CnlabError):
+    """There is no secure connection: a registry showed a certificate not to be trusted, or spoke no TLS."""
+
+    @classmethod
+    def from_ssl(cls, error: ssl.SSLError, *, request: str) -> "TlsError":
+        """Put into words what the TLS library found."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = f"its certificate is not to be trusted: {error.verify_message.rstrip('.')}"
+            hint = "tls=ssl.create_default_context(cafile=FILE) trusts whom FILE names"
+        elif error.reason in _PLAIN:
+            why, hint = "it speaks no TLS", "tls=False asks for plain HTTP"
+        else:
+            why, hint = (error.reason or str(error)).replace("_", " ").lower(), ""
+        made = cls(f"{request}: {why}")
+        if hint:
+            made.add_note(f"Hint: {hint}")
+        return made

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from cnlab.containers.images.reference import DEFAULT_REGISTRY
-from cnlab.containers.registry.errors import RegistryError
+from cnlab.containers.registry.errors import RegistryError, TlsError
 from cnlab.containers.registry.exchange import Exchange
 from cnlab.containers.registry.tokens import Challenge, Scope, basic_header
 
@@ -137,6 +137,9 @@ class Session:
         try:
             connection.request(method, target, body, sent)
             answer = connection.getresponse()
+        except ssl.SSLError as error:  # an OSError whose errno is none of the kernel's
+            connection.close()
+            raise TlsError.from_ssl(error, request=f"{method} {url}") from None
         except OSError as error:
             connection.close()
             if error.errno is None:
