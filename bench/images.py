@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cnlab.containers.images.compression import Compression
 from cnlab.containers.images.diff import diff
 from cnlab.containers.images.image import Image, new_image, unpack
 from cnlab.containers.images.layer import Layer
@@ -26,7 +27,7 @@ ROUNDS = 5
 PROMISED = 1.5  # times as long as GNU tar
 LARGE_FILES, LARGE_BYTES = 20, 10_000_000
 DIRECTORIES, FILES_EACH, SMALL_BYTES = 200, 100, 1_000
-COMPRESSIONS = {"gzip": ["--gzip"], "zstd": ["--zstd"], "none": []}
+COMPRESSIONS: dict[Compression, list[str]] = {"gzip": ["--gzip"], "zstd": ["--zstd"], "none": []}
 
 
 def main() -> None:
