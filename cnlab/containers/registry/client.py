@@ -11,7 +11,7 @@ import json
 import ssl
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 from urllib.parse import urlencode, urljoin
 
 from cnlab.containers.images.descriptor import (
@@ -150,11 +150,38 @@ class Client:
     def referrers(
         self, repository: str, digest: str, *, artifact_type: str | None = None
     ) -> list[Descriptor]:
-        """Return the manifests that name `digest` as their subject: signatures, bills of materials."""
+        """Return the manifests that name `digest` as their subject: signatures, bills of materials.
+
+        A registry from before the specification's version 1.1 has no list of them; there they stand in an
+        index, under a tag made of the digest.
+        """
         query = f"?{urlencode({'artifactType': artifact_type})}" if artifact_type else ""
         path = f"/v2/{repository}/referrers/{digest}{query}"
-        index = json.loads(self._session.ask("GET", path, access=access_to(repository, "pull")))
-        return [Descriptor.from_json(entry) for entry in index["manifests"]]
+        try:
+            index = json.loads(self._session.ask("GET", path, access=access_to(repository, "pull")))
+        except RegistryError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            index = self._index_of_referrers(repository, digest)
+        return [
+            Descriptor.from_json(entry)
+            for entry in index["manifests"]
+            if artifact_type in (None, entry.get("artifactType"))  # a registry need not filter
+        ]
+
+    def _index_of_referrers(self, repository: str, digest: str) -> dict[str, Any]:
+        """Return what the referrers tag means, an empty index if there is none.
+
+        See: distribution-spec, "Unavailable Referrers API".
+        """
+        try:
+            _, data = self.manifest(repository, digest.replace(":", "-"))
+        except RegistryError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return {"manifests": []}
+        index: dict[str, Any] = json.loads(data)
+        return index
 
     # Blobs
 

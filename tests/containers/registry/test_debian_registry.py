@@ -7,7 +7,13 @@ import subprocess
 import pytest
 
 from cnlab.containers.images import base_images
-from cnlab.containers.images.descriptor import MEDIA_TYPE_LAYER, Descriptor, digest_of
+from cnlab.containers.images.descriptor import (
+    MEDIA_TYPE_INDEX,
+    MEDIA_TYPE_LAYER,
+    MEDIA_TYPE_MANIFEST,
+    Descriptor,
+    digest_of,
+)
 from cnlab.containers.images.layout import Layout
 from cnlab.containers.registry import Client, RegistryError, pull, push
 
@@ -169,3 +175,20 @@ def test_all_pages_of_a_list_are_read(address, client, busybox):
     assert names < set(found)
     assert len(found) == len(set(found)) <= pages
     assert ["a", "b", "c"] == sorted(tags)
+
+
+def test_referrers_of_an_old_registry_stand_under_a_tag(address, client, busybox):
+    """It has no list of them; without the tag there are none."""
+    subject = push(busybox, f"{address}/signed:1").digest
+    none = client.referrers("signed", subject)
+    manifest = busybox.manifest | {"subject": {"digest": subject}, "artifactType": "text/x"}
+    signature = Descriptor.of(json.dumps(manifest).encode(), MEDIA_TYPE_MANIFEST)
+    client.put_manifest("signed", "signature", json.dumps(manifest).encode(), MEDIA_TYPE_MANIFEST)
+    index = {"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX}
+    index["manifests"] = [signature.to_json() | {"artifactType": "text/x"}]
+    tag = subject.replace(":", "-")
+    client.put_manifest("signed", tag, json.dumps(index).encode(), MEDIA_TYPE_INDEX)
+
+    assert [] == none
+    assert [signature.digest] == [found.digest for found in client.referrers("signed", subject)]
+    assert [] == client.referrers("signed", subject, artifact_type="text/y")
