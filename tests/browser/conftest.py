@@ -106,9 +106,9 @@ class Lab:
             return json.loads(answer.read() or b"null")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """The server is started once; when it is asked to end, nothing of the student's is left."""
+    """One server for the tests of a file; when it is asked to end, nothing of the student's is left."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     with Student() as student:
         with _jupyterlab(student) as address:

@@ -18,7 +18,7 @@ from cnlab.containers.runtime.cgroup_trees import find_trees
 from cnlab.linux.mounts import read_mountinfo
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def dockerd() -> Iterator[Dockerd]:
     """The engine, with an image ``busybox``."""
     options = (f"--add-runtime=cnlab={runtime.command()}", "--default-runtime=cnlab")
