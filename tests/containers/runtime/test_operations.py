@@ -345,7 +345,9 @@ def test_signals_are_as_a_program_expects_them(box):
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    assert {"SigBlk": "0" * 16, "SigIgn": "0" * 16} == fields
+    taken = 0b11 << 31  # 32 and 33, which glibc keeps to itself: its posix_spawn has children ignore them
+
+    assert {"SigBlk": 0, "SigIgn": 0} == {name: int(mask, 16) & ~taken for name, mask in fields.items()}
 
 
 def test_process_of_a_created_container_shows_nothing_of_the_host(box):
