@@ -355,7 +355,7 @@ def test_process_of_a_created_container_shows_nothing_of_the_host(box):
     process."""
     box.create("sleep", "100")
     code, said = box.exec(
-        "sh", "-c", "ls /proc/1/fd 2>&1; readlink /proc/1/exe; ls -d /proc/1/root/work 2>&1"
+        "sh", "-c", "ls /proc/1/fd 2>&1; readlink /proc/1/exe; ls -d /proc/1/root/etc 2>&1"
     )
 
     assert (1, True) == (code, "ermission denied" in said), said
