@@ -354,8 +354,6 @@ def test_process_of_a_created_container_shows_nothing_of_the_host(box):
     """Who is already inside, by exec, must not reach the host through the descriptors of the waiting
     process."""
     box.create("sleep", "100")
-    code, said = box.exec(
-        "sh", "-c", "ls /proc/1/fd 2>&1; readlink /proc/1/exe; ls -d /proc/1/root/etc 2>&1"
-    )
+    code, said = box.exec("sh", "-c", "ls /proc/1/fd 2>&1; readlink /proc/1/exe; ls -d /proc/1/root/etc 2>&1")
 
     assert (1, True) == (code, "ermission denied" in said), said
