@@ -438,7 +438,7 @@ def write_lock() -> None:
     say("resolving the newest versions that fit together")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "resolved.json")
-        wanted = [f"{ROOT}[test,lint,book]", "hatchling"]
+        wanted = [f"{ROOT}[hub,cluster,test,lint,book]", "hatchling"]
         resolve = [*VENV.pip_install, "--dry-run", "--ignore-installed", "--report", f"{report}", *wanted]
         run(resolve, "cannot resolve the dependencies")
         resolved = json.loads(report.read_text())["install"]
