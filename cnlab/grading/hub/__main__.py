@@ -1,0 +1,121 @@
+"""Start JupyterHub for this course: ``python -m cnlab.grading.hub``, which is `make hub`.
+
+    make hub HUB_ARGS=--demo                    root: an instructor and two students, made for this run
+    make hub HUB_ARGS="--instructor alice"      root: users of this machine, with their own passwords
+    make hub                                    not root: a hub for you alone, instructor and student in one
+
+Further arguments go to JupyterHub.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cnlab.errors import CnlabError, MissingFeature
+from cnlab.grading.hub.demonstration import demonstration
+from cnlab.grading.hub.place import Place, prepare
+from cnlab.linux import syscalls
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+GRADING = CHECKOUT / "grading"
+PROXY = GRADING / "node_modules/configurable-http-proxy/bin/configurable-http-proxy"
+DEMO_USERS = ("instructor", "student1", "student2")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the hub until Ctrl-C; its exit code, or 1 with one clear line."""
+    options, rest = _parser().parse_known_args(argv)
+    try:
+        _require_proxy()
+        with _settings(options) as settings:
+            return _run([sys.executable, "-m", "jupyterhub", f"--config={options.config}", *rest], settings)
+    except CnlabError as error:
+        print(f"hub: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cnlab.grading.hub", description="JupyterHub for this course.")
+    parser.add_argument("--demo", action="store_true", help="make users for this run (root)")
+    parser.add_argument("--users", default=",".join(DEMO_USERS), help="of --demo; the first one teaches")
+    parser.add_argument("--instructor", default=os.environ.get("CNLAB_INSTRUCTOR", ""), help="who teaches")
+    parser.add_argument("--place", type=Path, help="where course and exchange lie; root: /srv/cnlab")
+    parser.add_argument("--port", type=int, default=8000, help="on 127.0.0.1; the next two are used inside")
+    parser.add_argument("--config", type=Path, default=GRADING / "jupyterhub_config.py")
+    return parser
+
+
+@contextlib.contextmanager
+def _settings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
+    """Make place and users ready; give the environment that jupyterhub_config.py reads."""
+    port = {"CNLAB_HUB_PORT": str(options.port)}
+    if options.demo:
+        if os.geteuid():
+            raise MissingFeature(
+                "root", "--demo makes system users", hint="start it without --demo, for you alone"
+            )
+        users = options.users.split(",")
+        with demonstration(users) as (place, passwords):
+            prepare(place, instructor=users[0], labs=CHECKOUT / "labs")
+            for name, password in passwords.items():
+                print(f"hub: {name:12} password {password}", flush=True)
+            yield {**_of(place, users[0]), **port, "CNLAB_STUDENTS": ",".join(users[1:])}
+    elif os.geteuid() == 0:
+        if not options.instructor:
+            hint = "--instructor NAME, a user of this machine; or --demo, which makes three for a try"
+            raise MissingFeature("instructor", "root starts a hub for others", hint=hint)
+        place = Place(options.place or Path("/srv/cnlab"))
+        prepare(place, instructor=options.instructor, labs=CHECKOUT / "labs")
+        yield {**_of(place, options.instructor), **port}
+    else:
+        place = Place(options.place or GRADING)
+        prepare(place, instructor=getpass.getuser(), labs=CHECKOUT / "labs")
+        password = secrets.token_urlsafe(24)
+        print(
+            "hub: not root, so this hub serves you alone: you are instructor and student in one, no limits\n"
+            "hub: are enforced, and times of submissions are your own. As root it serves a class.\n"
+            f"hub: {getpass.getuser()} password {password}",
+            flush=True,
+        )
+        yield {**_of(place, getpass.getuser()), **port, "CNLAB_HUB_PASSWORD": password}
+
+
+def _of(place: Place, instructor: str) -> dict[str, str]:
+    return {"CNLAB_HUB_PLACE": f"{place.root}", "CNLAB_INSTRUCTOR": instructor}
+
+
+def _require_proxy() -> None:
+    if not PROXY.is_file() or not shutil.which("node"):
+        raise MissingFeature(
+            "configurable-http-proxy", f"no {PROXY} or no node to run it", hint="python3 bootstrap.py --hub"
+        )
+
+
+def _run(command: Sequence[str], settings: dict[str, str]) -> int:
+    """Run the hub to its end; it ends with us, however we do."""
+    with subprocess.Popen(
+        command,
+        env=os.environ | settings,
+        cwd=Path(settings["CNLAB_HUB_PLACE"], "jupyterhub"),
+        preexec_fn=lambda: syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 15),
+    ) as hub:
+        while True:
+            try:
+                return hub.wait()
+            except KeyboardInterrupt:  # the terminal has told the hub too; it ends its servers now
+                continue
+
+
+if __name__ == "__main__":
+    sys.exit(main())
