@@ -79,6 +79,7 @@ _SYS_PIDFD_SEND_SIGNAL = 424  # numbers from 424 on are the same on every proces
 _SYS_CLONE3 = 435
 _SYS_CLOSE_RANGE = 436
 _SYS_OPENAT2 = 437
+_RENAME_EXCHANGE = 0x2
 _SYS_MOUNT_SETATTR = 442
 _SIGCHLD = 17
 LINUX_REBOOT_CMD_POWER_OFF = 0x4321FEDC
@@ -255,6 +256,15 @@ def openat2(
         _SYS_OPENAT2, directory, os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
     )
     return _check(result, f"openat2({directory}, `{os.fspath(path)}`)")
+
+
+def exchange(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> None:
+    """Swap two paths of a file system in one step; EINVAL where the file system cannot.
+
+    See: renameat2(2), RENAME_EXCHANGE.
+    """
+    result = _libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    _check(result, f"renameat2(`{os.fspath(one)}`, `{os.fspath(other)}`, RENAME_EXCHANGE)")
 
 
 class _MountAttr(ctypes.Structure):
