@@ -55,6 +55,7 @@ class Ruleset:
 
     read_only: Sequence[str | Path] = ()  # read and execute, with everything beneath
     read_write: Sequence[str | Path] = ()  # all rights, with everything beneath
+    tcp: bool = False  # whether TCP stays open, for those whose network namespace is their own
 
     def restrict_self(self) -> None:
         """Confine the calling thread, and all it starts, to this ruleset, for ever.
@@ -66,7 +67,7 @@ class Ruleset:
         abi = abi_version()
         if abi == 0:
             raise MissingFeature("landlock", "the kernel offers no Landlock")
-        attributes = _ruleset_attributes(abi)
+        attributes = _ruleset_attributes(abi, tcp=self.tcp)
         handled = int.from_bytes(attributes[:8], "little")
         ruleset = _call(
             _SYS_CREATE_RULESET, "landlock_create_ruleset", attributes, ctypes.c_size_t(len(attributes)), 0
@@ -82,14 +83,14 @@ class Ruleset:
             os.close(ruleset)
 
 
-def _ruleset_attributes(abi: int) -> bytes:
+def _ruleset_attributes(abi: int, *, tcp: bool) -> bytes:
     """Build struct landlock_ruleset_attr with all rights this ABI knows: it refuses one it does not know."""
     file_system = _FIRST_ABI
     for since, right in ((2, ACCESS_FS_REFER), (3, ACCESS_FS_TRUNCATE), (5, ACCESS_FS_IOCTL_DEV)):
         file_system |= right if abi >= since else 0
     fields = [file_system]
     if abi >= 4:
-        fields.append(ACCESS_NET_TCP)
+        fields.append(0 if tcp else ACCESS_NET_TCP)
     if abi >= 6:
         fields.append(SCOPES)
     return struct.pack(f"<{len(fields)}Q", *fields)

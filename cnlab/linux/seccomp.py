@@ -70,7 +70,7 @@ _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64", "i686":
 _WITH_ERRNO = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
 _PERMISSIVE = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
 _MAX_ERRNO = 4095  # the kernel would take a greater one for this
-_NEW_LISTENER = 8
+NEW_LISTENER = 8
 _KILL = ACTIONS["SCMP_ACT_KILL"]
 _SKIPPED_BY_TRACER = 0xFFFF_FFFF
 
@@ -137,7 +137,7 @@ def filter_flags(profile: dict[str, Any]) -> int:
     names = profile.get("flags")
     if names is None:
         names = ["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
-    flags = _NEW_LISTENER if _notifies(profile) else 0
+    flags = NEW_LISTENER if _notifies(profile) else 0
     for name in names:
         flags |= _one_of(FLAGS, name, "linux.seccomp.flags")
     return flags
@@ -176,7 +176,7 @@ def load(program: bytes, flags: int = 0) -> int | None:
     if result == -1:
         number = ctypes.get_errno()
         raise OSError(number, f"seccomp(SECCOMP_SET_MODE_FILTER, {flags:#x}): {os.strerror(number)}")
-    return result if flags & _NEW_LISTENER else None
+    return result if flags & NEW_LISTENER else None
 
 
 def _check(profile: dict[str, Any]) -> None:
