@@ -1,57 +1,99 @@
 """Call a student's function in a process of its own, and look at what it did from outside.
 
 Interface: ``with calling(function, *arguments) as call:`` starts the call; `Call.result` waits for what the
-function returns; `Call.pid` is the process it runs in, which stays for inspection; leaving the block ends
-that process and everything it started. `find_process` finds a process by its command line.
+function returns; `Call.pid` is the process it runs in, which stays for inspection; `Call.home` are the
+namespaces of the notebook that called; leaving the block ends that process and everything it started.
+`find_process` finds a process by its command line.
 
 There a function may change its own process (unshare, sethostname, setuid), loop for ever, or return twice
 after a fork. Arguments and results cross as plain data. What goes wrong is an `AssertionError` that says what
 was expected, what came, and where to look.
+
+The same check works in two places. Under nbgrader's own commands it runs in the notebook and `function` is
+the student's own. Under ``cnlab grade`` it runs in a tester and `function` stands for one in the student's
+process, which forks the call (`callee`); what that process says of itself is not believed where the kernel
+can be asked. See `notebook` for more words that work in both.
 """
 
-import ast
 import contextlib
+import functools
 import os
 import select
 import signal
-import sys
+import socket
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TypeVar, overload
+from typing import Any, Protocol, TypeVar, cast, overload
 
 from cnlab.clock import wait_until
+from cnlab.grading import callee, notebook, plain
 from cnlab.linux import processes, syscalls
-from cnlab.linux.namespaces import Child, spawn
+from cnlab.linux.nsfs import Namespace, namespaces_of
 
 T = TypeVar("T")
+Function = Callable[..., object]
 
 _POLL_S = 0.05  # reading all of /proc takes 20 ms on the private kernel's one CPU; the command needs some too
+_SHOWN_BYTES = 1 << 16  # of what a call prints
+_ANSWER_BYTES = 32 << 20
+_END_S = 10.0
+
+
+class InStudentProcess(Protocol):
+    """What stands, in a tester, for a function in the student's process."""
+
+    @property
+    def notebook_pid(self) -> int:
+        """The process that has the function, as the tester sees it."""
+
+    def start_call(
+        self,
+        arguments: Sequence[object],
+        *,
+        by: tuple[str, tuple[object, ...]] | None,
+        new: Sequence[str],
+        answer_fd: int,
+        output_fd: int,
+    ) -> int:
+        """Let that process do `callee.serve_call`, and return the pid that it says.
+
+        `by` names a function of a locked cell and its first arguments.
+        """
 
 
 class Call:
     """A call under way. `pid` is the process that runs the function, and stays when it has returned."""
 
-    def __init__(self, function: str, text: str, child: Child, answer_fd: int, output_fd: int) -> None:
-        self.pid = child.pid
+    def __init__(
+        self,
+        function: str,
+        text: str,
+        pid: int,
+        home: dict[str, Namespace],
+        answers: socket.socket,
+        output: int,
+    ) -> None:
+        self.pid = pid
+        self.home = home
         self._function = function
         self._text = text
-        self._child = child
-        self._answer_fd = answer_fd
-        self._output_fd = output_fd
+        self._pidfd = syscalls.pidfd_open(pid)
+        self._answers = answers
+        self._output_fd = output
+        self._answered: tuple[str, object] | None = None
 
     @property
     def output(self) -> str:
         """What the function and the commands it started have printed so far, errors included."""
         size = os.fstat(self._output_fd).st_size
-        return os.pread(self._output_fd, size, 0).decode(errors="replace")
+        start = max(0, size - _SHOWN_BYTES)
+        return os.pread(self._output_fd, size - start, start).decode(errors="replace")
 
     @property
     def is_over(self) -> bool:
         """Whether the function has returned, or can no longer."""
-        return bool(self._wait(0))
+        return self._answered is not None or bool(self._wait(0))
 
     @overload
     def result(self, *, timeout_s: float = 20.0) -> object: ...
@@ -63,7 +105,9 @@ class Call:
         Raises:
             AssertionError: it raised, it returned something else, its process ended, or the time is up.
         """
-        fault, value = self._answer(timeout_s)
+        if self._answered is None:
+            self._answered = self._answer(timeout_s)
+        fault, value = self._answered
         if not fault and not isinstance(value, kind):
             fault = f"return {kind.__name__}, got {value!r}; look at the docstring of {self._function}"
         if fault:
@@ -77,43 +121,64 @@ class Call:
         except AssertionError as failure:
             raise AssertionError(f"{failure}{self._printed()}") from None
 
+    def end(self) -> None:
+        """End the process, and everything that came of it."""
+        _end_descendants(self.pid)
+        with contextlib.suppress(ProcessLookupError):
+            syscalls.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        select.select([self._pidfd], [], [], _END_S)
+        os.close(self._pidfd)
+
     def _printed(self) -> str:
         return f"\nIt printed:\n{self.output}" if self.output else ""
 
     def _answer(self, timeout_s: float) -> tuple[str, object]:
         """Return what went wrong, or nothing and the value."""
         deadline = time.monotonic() + timeout_s
-        text = b""
-        while not text.endswith(b"\n"):
+        text = bytearray()
+        while len(text) <= _ANSWER_BYTES:
             ready = self._wait(max(0.0, deadline - time.monotonic()))
-            if self._answer_fd in ready and (part := os.read(self._answer_fd, 1 << 16)):
+            if self._answers in ready:
+                part = self._answers.recv(1 << 20)
                 text += part
-            elif ready:
-                code = self._child.wait()
-                how = f"signal {-code}" if code < 0 else f"exit status {code}"
-                return (
-                    f"return, got a process that ended with {how}; look at fork(2): only the child may exit",
-                    None,
-                )
-            else:
-                return (
-                    f"return within {timeout_s:g} s, got nothing; look for a loop or a wait without an end",
-                    None,
-                )
-        fault, value = ast.literal_eval(text.decode())
-        return fault, value
+                if part:
+                    continue
+                if text:
+                    return _decoded(text)
+            if ready:
+                return f"return, got {self._end_of_process()}; look at fork(2): only the child may exit", None
+            return (
+                f"return within {timeout_s:g} s, got nothing; look for a loop or a wait without an end",
+                None,
+            )
+        return f"return, got more than {_ANSWER_BYTES >> 20} MiB of data; look at its docstring", None
 
-    def _wait(self, timeout_s: float) -> list[int]:
-        return select.select([self._answer_fd, self._child.pidfd], [], [], timeout_s)[0]
+    def _end_of_process(self) -> str:
+        try:
+            status = exit_status(self.pid, timeout_s=_END_S)
+        except AssertionError:
+            return "a process that ended"
+        how = f"signal {status - 128}" if status > 128 else f"exit status {status}"
+        return f"a process that ended with {how}"
+
+    def _wait(self, timeout_s: float) -> list[Any]:
+        return select.select([self._answers, self._pidfd], [], [], timeout_s)[0]
 
 
 @contextlib.contextmanager
-def calling(function: Callable[..., object], *arguments: object, new: Sequence[str] = ()) -> Iterator[Call]:
+def calling(
+    function: Function,
+    *arguments: object,
+    by: Function | tuple[Function, *tuple[object, ...]] | None = None,
+    new: Sequence[str] = (),
+) -> Iterator[Call]:
     """Start ``function(*arguments)`` in a process of its own, and end all that came of it with the block.
 
     Args:
         function: what to call.
         arguments: plain data.
+        by: a function of a locked cell that calls it instead: ``by(function, *arguments)``, or with first
+            arguments of its own ``(by, first)``: ``by(function, first, *arguments)``.
         new: kinds of namespaces to put that process into first. In a new pid namespace it is process 1; what
             it mounts in a new mount namespace is not seen outside.
 
@@ -121,68 +186,54 @@ def calling(function: Callable[..., object], *arguments: object, new: Sequence[s
         AssertionError: the caller can start no process.
     """
     name = getattr(function, "__name__", repr(function))
+    helper, *first = by if isinstance(by, tuple) else (by,)
+    home = notebook.namespaces()
     with contextlib.ExitStack() as stack:
-        answer_fd, answer_writer = os.pipe()
-        stack.callback(os.close, answer_fd)
+        answers, theirs = (stack.enter_context(end) for end in socket.socketpair())
         output_fd = os.memfd_create("output")
         stack.callback(os.close, output_fd)
-
-        def program() -> None:
-            for fd in (1, 2):
-                os.dup2(output_fd, fd)
-            syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)  # orphans of the function stay in our tree
-            _answer(answer_writer, function, arguments)
-
+        fds = {"answer_fd": theirs.fileno(), "output_fd": output_fd}
         try:
-            child = stack.enter_context(spawn(program, new=new))
+            if hasattr(type(function), "start_call"):  # never asked of the object: it may ask the student
+                there = cast(InStudentProcess, function)
+                home = namespaces_of(there.notebook_pid)
+                by_name = (helper.__name__, tuple(first)) if helper else None
+                pid = there.start_call(arguments, by=by_name, new=new, **fds)
+                _check_birth(pid, there.notebook_pid, home, new)
+            else:
+                target = functools.partial(helper, function, *first) if helper else function
+                pid = stack.enter_context(callee.started(target, arguments, new=new, **fds)).pid
         except OSError as error:
             raise AssertionError(
                 f"expected this notebook to start a process, got {error}; look whether it has moved itself"
                 " into new namespaces, and restart its kernel"
             ) from None
-        finally:
-            os.close(answer_writer)
-        stack.callback(_end_descendants, child.pid)
-        yield Call(name, f"{name}({', '.join(map(repr, arguments))})", child, answer_fd, output_fd)
+        theirs.close()
+        call = Call(name, f"{name}({', '.join(map(repr, arguments))})", pid, home, answers, output_fd)
+        stack.callback(call.end)
+        yield call
 
 
-def _answer(fd: int, function: Callable[..., object], arguments: Sequence[object]) -> None:
-    """Call the function, say once how that went, and stay; a second process that comes back is ended."""
-    is_second: list[bool] = []
-    os.register_at_fork(after_in_child=lambda: is_second.append(True))
-    try:
-        answer = _plain(function(*arguments))
-    except BaseException as error:
-        answer = (f"return, got {_name(error)}; look at the line it came from:\n{_traceback(error)}", None)
-    if is_second:
-        print(answer[0], file=sys.stderr, flush=True)
-        os._exit(70)
-    with contextlib.suppress(BrokenPipeError), open(fd, "w") as answers:
-        answers.write(f"{answer!r}\n")
-    while True:
-        signal.pause()
+def _check_birth(pid: int, parent: int, home: dict[str, Namespace], new: Sequence[str]) -> None:
+    """Ask the kernel whether the process is what the student's process says of it."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended, which `result` reports
+        is_child = int(_stat(pid)[1]) == parent
+        namespaces = namespaces_of(pid)
+        shared = [kind for kind in new if kind in home and namespaces[kind] == home[kind]]
+        if not is_child or shared:
+            raise AssertionError(
+                f"expected a call in a child of process {parent} with new {list(new)}, got process {pid}"
+                f" with the {shared or 'parent'} of others; look whether the notebook changes os.fork"
+            )
 
 
-def _plain(value: object) -> tuple[str, object]:
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    with contextlib.suppress(ValueError, SyntaxError):
-        if ast.literal_eval(repr(value)) == value:
-            return "", value
-    return f"return plain data (numbers, text, lists, dicts), got {value!r}; look at its docstring", None
-
-
-def _name(error: BaseException) -> str:
-    message = str(error)
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
-
-
-def _traceback(error: BaseException) -> str:
-    """Format the traceback from the student's function on."""
-    trace: TracebackType | None = error.__traceback__
-    while trace and trace.tb_next and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace))
+def _decoded(text: bytearray) -> tuple[str, object]:
+    """Read an answer of which nothing is known."""
+    with contextlib.suppress(plain.NotPlain):
+        answer = plain.decode(bytes(text))
+        if type(answer) is dict and type(fault := answer.get("fault")) is str:
+            return fault[:_SHOWN_BYTES], answer.get("value")
+    return "return plain data, got an answer that is none; look whether the notebook changes os.write", None
 
 
 def running(*argv: str) -> list[int]:

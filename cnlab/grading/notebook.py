@@ -1,0 +1,153 @@
+"""Where the student's notebook is, for checks that look at it from outside or need a neighbour beside it.
+
+Under nbgrader's own commands the checks run in the notebook itself: `pid` is None. Under ``cnlab grade`` they
+run in a tester, a process of its own in the same pid namespace but in a user namespace above the student's;
+it sets `pid` to the student's process. The words here do the same in both: `namespaces` and `mounts` ask the
+kernel, `bystander` starts a process that the student's functions may look into, `shared_mount` mounts where
+they see it, `top_of_mounts` sees what a break-out would reach, `private_directory` is out of their reach.
+
+What enters the student's namespaces from here imports nothing there and is not dumpable: the student owns all
+files that are seen from inside, and may trace whatever has the same rights.
+
+See: setns(2), user_namespaces(7), ptrace(2), "Ptrace access mode checking".
+"""
+
+import contextlib
+import os
+import select
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from cnlab.linux import children, syscalls
+from cnlab.linux.mounts import Mount, read_mountinfo
+from cnlab.linux.namespaces import Child, IdMap, spawn
+from cnlab.linux.nsfs import Namespace, flags_for, namespaces_of
+
+pid: int | None = None
+"""The student's process as the tester sees it; None where the checks run in the notebook."""
+
+_PRIVATE = Path("/mnt")  # a directory of every Linux system that no program uses by itself
+_TIMEOUT_S = 20.0
+
+
+def namespaces() -> dict[str, Namespace]:
+    """Return the namespaces that the notebook is in, by kind."""
+    return namespaces_of(pid or "self")
+
+
+def mounts() -> list[Mount]:
+    """Return the mounts that the notebook sees."""
+    return read_mountinfo(pid or "self")
+
+
+@contextlib.contextmanager
+def bystander(argv: Sequence[str], *, new: Sequence[str] = ()) -> Iterator[Child]:
+    """Start a command beside the notebook, with the notebook's rights, and end it with the block.
+
+    Args:
+        argv: the command. It inherits descriptors that are inheritable.
+        new: kinds of namespaces that it is born in. In a new user namespace the id maps are empty.
+    """
+    maps: tuple[IdMap, ...] | None = () if "user" in new else None
+    if pid is None:
+        with spawn(argv, new=new, uid_map=maps, gid_map=maps) as child:
+            yield child
+        return
+    reading, writing = os.pipe()
+
+    def program() -> None:
+        with spawn(argv, new=new, uid_map=maps, gid_map=maps) as child:
+            os.write(writing, str(child.pid).encode())
+            os.close(writing)
+            child.wait()
+
+    with open(reading) as told, children.start(program, in_child=_entering(pid, is_root=True)):
+        os.close(writing)
+        is_told = select.select([told], [], [], _TIMEOUT_S)[0]
+        number = int(told.read(16) or 0) if is_told else 0
+        if not number:
+            raise ChildProcessError(f"bystander({' '.join(argv)}): it did not start; see what was printed")
+        pidfd = syscalls.pidfd_open(number)
+        try:
+            yield Child(number, pidfd)
+        finally:
+            os.close(pidfd)
+
+
+@contextlib.contextmanager
+def shared_mount(path: str) -> Iterator[str]:
+    """Let the directory at `path` be a mount of the notebook that is shared, as systemd makes them."""
+
+    def mount() -> None:
+        syscalls.mount(path, path, flags=syscalls.MS_BIND)
+        syscalls.mount("", path, flags=syscalls.MS_SHARED)
+
+    _beside(mount)
+    try:
+        yield path
+    finally:
+        _beside(lambda: syscalls.umount(path, syscalls.MNT_DETACH))
+
+
+def top_of_mounts(process: int) -> list[str]:
+    """List the directory that is the root of all mounts of `process`, whatever directory its own root is."""
+    pidfd = syscalls.pidfd_open(process)
+    reading, writing = os.pipe()
+
+    def look() -> None:
+        syscalls.setns(pidfd, syscalls.CLONE_NEWNS)
+        os.write(writing, "\0".join(os.listdir("/"))[:4096].encode(errors="replace"))
+
+    try:
+        with open(reading, errors="replace") as found:
+            try:
+                _run(look, lambda: None)
+            finally:
+                os.close(writing)
+            return sorted(filter(None, found.read().split("\0")))
+    finally:
+        os.close(pidfd)
+
+
+def private_directory(prefix: str = "") -> str:
+    """Make a directory that a student's function cannot reach, for what a check compares with.
+
+    Under nbgrader there is no such place; it is a temporary directory like any other.
+    """
+    if pid is not None and not os.path.ismount(_PRIVATE):
+        syscalls.mount("tmpfs", _PRIVATE, "tmpfs", data="mode=700")
+    return tempfile.mkdtemp(prefix=prefix, dir=None if pid is None else _PRIVATE)
+
+
+def _beside(action: Callable[[], None]) -> None:
+    """Do something in the notebook's namespaces, with the rights of the check."""
+    _run(action, _entering(pid, is_root=False) if pid is not None else lambda: None)
+
+
+def _run(action: Callable[[], None], enter: Callable[[], None]) -> None:
+    """Enter and act in a process of its own; what goes wrong is raised here."""
+
+    def act() -> None:
+        enter()
+        action()
+
+    with children.start(signal.pause, in_child=act):
+        pass
+
+
+def _entering(target: int, *, is_root: bool) -> Callable[[], None]:
+    """Return what enters the namespaces of `target`: as its root, or with the rights that the caller has."""
+    theirs, ours = namespaces_of(target), namespaces_of()
+    kinds = [kind for kind in theirs if theirs[kind] != ours.get(kind) and (is_root or kind != "user")]
+    pidfd = syscalls.pidfd_open(target)
+
+    def enter() -> None:
+        if kinds:
+            syscalls.setns(pidfd, flags_for(*kinds))
+        if is_root:
+            syscalls.set_ids(0, 0)
+        os.chdir("/")
+
+    return enter
