@@ -162,7 +162,8 @@ class Call:
         return f"a process that ended with {how}"
 
     def _wait(self, timeout_s: float) -> list[Any]:
-        return select.select([self._answers, self._pidfd], [], [], timeout_s)[0]
+        watched: list[Any] = [self._answers, self._pidfd]
+        return select.select(watched, [], [], timeout_s)[0]
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ from cnlab.linux import syscalls
 from cnlab.machine import relay, rootfs
 
 PORTS = ("shell", "iopub", "stdin", "control", "hb")
+JOBS = "jobs"  # the port of a worker, which is not a kernel
 PRELOAD = (
     "ipykernel.kernelapp",
     "ipykernel.debugger",
@@ -146,11 +147,16 @@ def _connect(name: str) -> socket.socket | None:
     """
     connection = socket.socket(socket.AF_UNIX)
     try:
-        connection.connect(f"{CONNECTION_FILE.with_suffix('')}-{PORTS.index(name) + 1}")
+        connection.connect(port_path(name))
     except OSError:
         connection.close()
         return None
     return connection
+
+
+def port_path(name: str) -> str:
+    """Return the path of the socket on which the notebook's Python, or a worker, listens in the guest."""
+    return f"{CONNECTION_FILE.with_suffix('')}-{(*PORTS, JOBS).index(name) + 1}"
 
 
 def _modules() -> Path:

@@ -4,8 +4,9 @@
 
 Interface, by lines of JSON over the inherited socket CONTROL_FD: the provisioner sends one ``kernel``
 (argv, env, cwd, connection_file); the launcher sends ``booted``, or ``failed`` with the reason. Until
-``kernel`` comes the machine is a spare. Signals are meant for the notebook: SIGINT interrupts it, SIGTERM
-ends it.
+``kernel`` comes the machine is a spare. Who starts a worker instead of a notebook's kernel sends no
+connection_file, but with the line a stream socket, which leads to the worker's port. Signals are meant for
+the notebook: SIGINT interrupts it, SIGTERM ends it.
 
 Nothing outlives anything here. The socket closes when the provisioner's process dies, however it dies, and
 the launcher ends. When linux.uml dies, what ran in the guest would run on, untraced, as a process of the
@@ -46,6 +47,7 @@ class Launcher:
         self.deadline: float | None = None
         self._printed = bytearray()
         self._request = bytearray()
+        self._jobs: list[socket.socket] = []
         self._kernel: dict[str, Any] | None = None
         self._connection_file: Path | None = None
         self._view = rootfs.host_view(work)
@@ -103,7 +105,10 @@ class Launcher:
         elif message["type"] == "ready":
             self.is_booted = True
             self._tell({"type": "booted", "release": message["release"]})
-            self.relay.send_message({"type": "preload"} if self._kernel is None else self._kernel)
+            if self._kernel is None:
+                self.relay.send_message({"type": "preload"})
+            else:
+                self._start_kernel()
         elif message["type"] == "exit":
             self.exit_code = message["code"] if message["code"] >= 0 else 128 - message["code"]
             self.is_ending = True
@@ -114,7 +119,8 @@ class Launcher:
 
     def _on_control(self) -> None:
         """Act on what the provisioner says; its end is ours."""
-        received = self.control.recv(1 << 16)
+        received, fds, _, _ = socket.recv_fds(self.control, 1 << 16, 1)
+        self._jobs = [*self._jobs, *(socket.socket(fileno=fd) for fd in fds)]
         self._request += received
         if not received:  # the server has died, and cannot remove its file any more
             self.control_is_open = False
@@ -123,12 +129,20 @@ class Launcher:
                 self._connection_file.unlink(missing_ok=True)
         elif self._request.endswith(b"\n"):
             request = json.loads(self._request)
-            self._connection_file = Path(request.pop("connection_file"))
-            connection = json.loads(self._connection_file.read_text())
-            self._listen(connection)
+            connection = {}
+            if file := request.pop("connection_file", None):
+                self._connection_file = Path(file)
+                connection = json.loads(self._connection_file.read_text())
+                self._listen(connection)
             self._kernel = {"type": "kernel", "connection": connection, **request}
             if self.is_booted:
-                self.relay.send_message(self._kernel)
+                self._start_kernel()
+
+    def _start_kernel(self) -> None:
+        assert self._kernel is not None
+        self.relay.send_message(self._kernel)
+        for jobs in self._jobs:  # not before the guest can take packets
+            self.relay.carry(jobs, guest.JOBS)
 
     def _listen(self, connection: dict[str, Any]) -> None:
         for name in guest.PORTS:

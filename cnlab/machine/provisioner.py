@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -191,27 +192,46 @@ async def _wait_until_booted(machine: Machine) -> None:
         MachineError: the machine did not start; the message says why.
     """
     deadline = time.monotonic() + BOOT_TIMEOUT_S
-    line = b""
-    while not line.endswith(b"\n"):
-        try:
-            received = machine.control.recv(1 << 16)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise MachineError(
-                    f"the private kernel did not answer within {BOOT_TIMEOUT_S:.0f} s"
-                ) from None
-            await asyncio.sleep(_POLL_S)
-            continue
-        if not received:
-            status = machine.process.wait()
-            raise MachineError(
-                f"the launcher of the private kernel ended with status {status} before it had booted"
-            )
-        line += received
+    while not (line := _first_word(machine)):
+        if time.monotonic() > deadline:
+            raise _no_answer(BOOT_TIMEOUT_S)
+        await asyncio.sleep(_POLL_S)
+    _check_booted(machine, line)
+
+
+def wait_until_booted(machine: Machine, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+    """Do the same where nobody else has something to do meanwhile."""
+    deadline = time.monotonic() + timeout_s
+    while not (line := _first_word(machine)):
+        if not select.select([machine.control], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise _no_answer(timeout_s)
+    _check_booted(machine, line)
+
+
+def _first_word(machine: Machine) -> bytes:
+    """Return the launcher's first line once all of it is there, else nothing."""
+    try:
+        line = machine.control.recv(1 << 16, socket.MSG_PEEK)
+    except BlockingIOError:
+        return b""
+    if not line:
+        status = machine.process.wait()
+        raise MachineError(
+            f"the launcher of the private kernel ended with status {status} before it had booted"
+        )
+    end = line.find(b"\n") + 1
+    return machine.control.recv(end) if end else b""
+
+
+def _check_booted(machine: Machine, line: bytes) -> None:
     remove_memory_directory(machine.memory_directory)
-    message = json.loads(line.splitlines()[-1])
+    message = json.loads(line)
     if message["type"] == "failed":
         raise MachineError(message["reason"])
+
+
+def _no_answer(timeout_s: float) -> MachineError:
+    return MachineError(f"the private kernel did not answer within {timeout_s:.0f} s")
 
 
 def _send(control: socket.socket, request: dict[str, Any]) -> None:

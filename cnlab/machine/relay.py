@@ -10,9 +10,9 @@ Packets keep their order. None is lost as long as no more are under way than the
 stream has a *window*: it sends no more than the other side has said it can take. A stalled reader stalls its
 own stream only.
 
-Interface: `Relay.listen` or the `connect` function bring streams, `Relay.send_message` and `on_message` carry
-JSON beside them; the caller runs `run_once` for ever. Standard library only: the guest imports this as
-process 1.
+Interface: `Relay.listen`, `Relay.carry` or the `connect` function bring streams, `Relay.send_message` and
+`on_message` carry JSON beside them; the caller runs `run_once` for ever. Standard library only: the guest
+imports this as process 1.
 
 See: packet(7); IEEE Std 802, local experimental EtherTypes; "Vector network devices" in the kernel's UML
 guide.
@@ -104,6 +104,12 @@ class Relay:
         """Carry every connection that `listener` accepts to the port `name` of the other side."""
         listener.setblocking(False)
         self.watch(listener, lambda: self._accept(listener, name))
+
+    def carry(self, connection: socket.socket, name: str) -> None:
+        """Carry a connected stream socket to the port `name` of the other side; it is ours from now on."""
+        number, self._next_number = self._next_number, self._next_number + 1
+        self._send(Kind.OPEN, number, name.encode())
+        self._start(_Stream(number, None), connection)
 
     def send_message(self, message: dict[str, Any]) -> None:
         """Send a JSON object to the other side's `on_message`."""
@@ -232,9 +238,7 @@ class Relay:
             connection, _ = listener.accept()
         except OSError:  # given up between the wake-up and now
             return
-        number, self._next_number = self._next_number, self._next_number + 1
-        self._send(Kind.OPEN, number, name.encode())
-        self._start(_Stream(number, None), connection)
+        self.carry(connection, name)
 
     def _try_connect(self, stream: _Stream) -> None:
         if connection := self._connect(stream.name):
