@@ -1,0 +1,116 @@
+"""What the student's process gives up, for good, before the first line of a student's code runs.
+
+See: capabilities(7), landlock(7), getrlimit(2), prctl(2) on ``PR_SET_NO_NEW_PRIVS``.
+"""
+
+import contextlib
+import math
+import os
+import resource
+import signal
+import sys
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from cnlab.grading.limits import Limits
+from cnlab.grading.sandbox import system_calls
+from cnlab.grading.sandbox.filesystem import GROUP, HOME, USER
+from cnlab.linux import landlock, syscalls
+from cnlab.linux.capability_names import NAMES
+
+_WRITABLE = (HOME, "/tmp", "/var/tmp", "/dev/shm", "/dev/pts", "/dev/null", "/dev/zero", "/dev/full", "/proc")
+_OOM_FIRST = "1000"  # the first to go when the machine itself runs out of memory
+
+
+def close_others(keep: Iterable[int]) -> None:
+    """Close all descriptors but those in `keep`; 0, 1 and 2 become ``/dev/null`` if they are not kept."""
+    kept = sorted({*keep})
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in {0, 1, 2} - {*kept}:
+        os.dup2(nothing, fd, inheritable=True)
+    first = 3
+    for fd in (fd for fd in kept if fd > 2):
+        if fd > first:
+            syscalls.close_range(first, fd - 1)
+        first = fd + 1
+    syscalls.close_range(first, _INT_MAX)
+
+
+_INT_MAX = 0xFFFF_FFFF
+
+
+def set_environment(home: str, user: str) -> None:
+    """Leave nothing of the instructor's environment but what Python needs to be found."""
+    path = [
+        f"{sys.prefix}/bin",
+        *(f"{usr}/{name}" for usr in ("/usr/local", "/usr", "") for name in ("bin", "sbin")),
+    ]
+    os.environ.clear()
+    os.environ.update(
+        {
+            "HOME": home,
+            "USER": user,
+            "LOGNAME": user,
+            "SHELL": "/bin/sh",
+            "PATH": os.pathsep.join(path),
+            "TMPDIR": "/tmp",
+            "LANG": "C.UTF-8",
+            "TERM": "dumb",
+        }
+    )
+
+
+def set_rlimits(limits: Limits, accepted: Collection[str]) -> None:
+    """Set what the kernel limits for each process, or for each user of a user namespace."""
+    wanted = {
+        resource.RLIMIT_CORE: 1,  # with 0 a program that /proc/sys/kernel/core_pattern names would run
+        resource.RLIMIT_FSIZE: limits.file_bytes,
+        resource.RLIMIT_NOFILE: limits.open_files,
+        resource.RLIMIT_CPU: math.ceil(limits.cpu_s) + 1,
+        resource.RLIMIT_MEMLOCK: 1 << 16,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: limits.pids * 8,
+        resource.RLIMIT_NICE: 0,
+        resource.RLIMIT_RTPRIO: 0,
+    }
+    if "cgroup-pids" in accepted:
+        wanted[resource.RLIMIT_NPROC] = limits.pids
+    if "cgroup-memory" in accepted:
+        wanted[resource.RLIMIT_AS] = _address_space_bytes() + limits.memory_bytes
+    for kind, value in wanted.items():
+        _, hard = resource.getrlimit(kind)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def _address_space_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def become_student(*, has_groups: bool) -> None:
+    """Take the student's ids, without any capability: not now, and not by any program to come."""
+    for number in range(len(NAMES)):
+        with contextlib.suppress(OSError):  # this kernel may not know it yet
+            syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
+    syscalls.set_ids(USER, GROUP, [] if has_groups else None)
+    syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+    syscalls.capset(0, 0, 0)
+    syscalls.set_no_new_privs()
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # it may look at itself: /proc/self is the student's
+
+
+def confine(accepted: Collection[str]) -> int | None:
+    """Restrict files by Landlock and calls by seccomp; return the descriptor of the filter's listener."""
+    Path("/proc/self/oom_score_adj").write_text(_OOM_FIRST)
+    if "landlock" not in accepted:
+        landlock.Ruleset(read_only=["/"], read_write=_WRITABLE, tcp=True).restrict_self()
+    return None if "seccomp" in accepted else system_calls.load("plain")
+
+
+def forget_signals() -> None:
+    """Take signals as a fresh process does; clone3 has already removed the handlers."""
+    signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
