@@ -6,7 +6,6 @@ left no journal, because nbgrader's own autograde ran, what the checks said is r
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
     from cnlab.grading.course import Course
+    from cnlab.grading.journal import Journal
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
@@ -256,45 +256,48 @@ def _read_scores(gradebook: Any, assignment: str) -> dict[str, dict[tuple[str, s
 def _submission(
     course: Course, assignment: str, found: Any, scores: dict[tuple[str, str], Score]
 ) -> Submission:
-    path = course.runs(assignment) / f"{found.student_id}.json"
-    if path.is_file():
-        run = run_of(json.loads(path.read_text()))
+    from cnlab.grading import journal
+
+    remembered = journal.read(course, assignment, found.student_id)
+    if remembered:
+        run = run_of(remembered)
     else:
         run = _run_of_outputs(course.autograded(found.student_id, assignment))
     penalty = _finite(found.late_submission_penalty) or 0.0
     return Submission(found.timestamp, found.total_seconds_late, penalty, scores, run)
 
 
-def run_of(journal: Mapping[str, Any]) -> Run:
+def run_of(remembered: Journal) -> Run:
     """Return what a journal says; what it quotes from a student is made safe to print."""
-    usage = journal.get("usage") or {}
     return Run(
         outcomes={
-            cell["grade_id"]: Outcome(cell["status"], plain(cell["reason"]), _finite(cell["wall_s"]) or 0.0)
-            for cell in journal["cells"]
+            cell["grade_id"]: Outcome(
+                cell["status"], plain(cell.get("reason") or ""), _finite(cell.get("wall_s")) or 0.0
+            )
+            for cell in remembered.cells
             if cell["grade_id"]
         },
         events=tuple(
             Event(plain(event["kind"]), plain(event["text"]), plain(event.get("cell") or ""))
-            for event in journal["events"]
+            for event in remembered.events
         ),
-        repairs=tuple(map(plain, journal["repairs"])),
-        notes=tuple(map(plain, journal.get("notes", ()))),
-        accepted=tuple(journal["accepted"]),
-        attempts=journal["attempts"],
-        wall_s=_finite(journal["wall_s"]),
-        cpu_s=_finite(usage.get("cpu_s")),
-        memory_bytes=_finite(usage.get("memory_bytes")),
-        error=plain(journal["error"]),
+        repairs=tuple(map(plain, remembered.repairs)),
+        notes=tuple(map(plain, remembered.notes)),
+        accepted=remembered.accepted,
+        attempts=remembered.attempts,
+        wall_s=_finite(remembered.wall_s),
+        cpu_s=_finite(remembered.usage.get("cpu_s")),
+        memory_bytes=_finite(remembered.usage.get("memory_bytes")),
+        error=plain(remembered.error),
     )
 
 
 def _run_of_outputs(directory: Path) -> Run:
-    import nbformat
+    from nbformat import v4
 
     outcomes: dict[str, Outcome] = {}
     for path in sorted(directory.glob("*.ipynb")):
-        outcomes |= failures_in(nbformat.read(path, as_version=4))
+        outcomes |= failures_in(v4.reads(path.read_text(encoding="utf-8")))
     return Run(outcomes)
 
 

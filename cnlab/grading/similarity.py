@@ -23,9 +23,11 @@ import numpy as np
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+    from numpy.typing import NDArray
 
 LEAST_TOKENS = 30  # below, an answer is too short to be somebody's own
 LEAST_SCORE = 0.8
+ALL_BUT_THE_SAME = 0.97
 MOST_CHARACTERS = 100_000  # of one cell, and
 MOST_TOKENS = 20_000  # of one student; both far above what a lab asks for
 
@@ -88,7 +90,7 @@ def similar_pairs(
     rows, columns = np.triu_indices(len(students), k=1)
     each = scores[rows, columns]
     usual = float(np.median(each))
-    least = max(at_least, _standing_out(usual)) if len(students) > 2 else at_least
+    least = max(at_least, _standing_out(each)) if len(students) > 2 else at_least
     order = np.argsort(-each, kind="stable")[:at_most]
     return [
         Pair(
@@ -180,6 +182,8 @@ def _spelled(answers: Iterable[Sequence[str]]) -> list[str]:
     ]
 
 
-def _standing_out(usual: float) -> float:
-    """Return the score from which a pair stands out of a class in which `usual` is the median."""
-    return usual + 0.6 * (1 - usual)
+def _standing_out(scores: NDArray[np.float32]) -> float:
+    """Return the score from which a pair stands out; what is all but the same does so in every class."""
+    usual = np.median(scores)
+    spread = 1.4826 * np.median(np.abs(scores - usual))  # the standard deviation, were they normal
+    return float(min(ALL_BUT_THE_SAME, usual + 4 * spread))

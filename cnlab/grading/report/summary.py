@@ -1,0 +1,208 @@
+"""What the records of a class say, as tables: by student, task and check, and all that is to be looked at."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+
+from cnlab.grading.records import Check, ClassRecord, Student, Submission
+from cnlab.grading.report.reasons import common_reasons
+from cnlab.grading.report.tables import Cell, Table
+from cnlab.grading.similarity import Pair
+
+HARMLESS = frozenset({"ok", ""})
+
+
+def tables_of(record: ClassRecord, pairs: Sequence[Pair] = ()) -> dict[str, Table]:
+    """Return all tables by the name of their file; those where there is nothing to say are empty."""
+    return {
+        "students": students(record),
+        "tasks": tasks(record),
+        "checks": checks(record),
+        "reasons": reasons(record),
+        "late": late(record),
+        "events": events(record),
+        "repairs": repairs(record),
+        "troubles": troubles(record),
+        "similar": similar(pairs),
+    }
+
+
+def students(record: ClassRecord) -> Table:
+    """A row a student: score, when it came, what the run took, and how many things to look at."""
+    headings = (
+        *("student", "name", "score", "percent", "penalty", "hours after due", "waits for a person"),
+        *("attempts", "seconds", "CPU seconds", "memory MB", "events", "repairs"),
+    )
+    return Table(headings, tuple(_student_row(record, student) for student in record.students))
+
+
+def _student_row(record: ClassRecord, student: Student) -> tuple[Cell, ...]:
+    name = " ".join(part for part in (student.first_name, student.last_name) if part)
+    submission = student.submission
+    if submission is None:
+        return (student.id, name, *[None] * 11)
+    run = submission.run
+    return (
+        student.id,
+        name,
+        submission.score,
+        round(100 * submission.score / record.max_score, 1) if record.max_score else None,
+        submission.penalty,
+        _hours_after_due(record, submission),
+        "yes" if submission.needs_person else "",
+        run.attempts,
+        run.wall_s,
+        run.cpu_s,
+        None if run.memory_bytes is None else run.memory_bytes / 1e6,
+        len(run.events),
+        len(run.repairs),
+    )
+
+
+def tasks(record: ClassRecord) -> Table:
+    """A row a task, in the notebook's order; answers that wait for a person do not count."""
+    titles = list(dict.fromkeys(check.task for check in record.checks))
+    rows = []
+    for title in titles:
+        own = [check for check in record.checks if check.task == title]
+        points = sum(check.points for check in own)
+        graded = [
+            [submission.scores[key] for key in _keys(own) if key in submission.scores]
+            for _, submission in record.submitted
+        ]
+        scores = [
+            sum(score.points for score in each)
+            for each in graded
+            if not any(score.needs_person for score in each)
+        ]
+        rows.append((title, points, *_shares(scores, points)))
+    return Table(("task", "points", "mean %", "all points", "some", "none"), tuple(rows))
+
+
+def checks(record: ClassRecord) -> Table:
+    """A row a check, the hardest first; answers that wait for a person do not count."""
+    rows = []
+    for check in record.checks:
+        scores = [score.points for _, score in record.scores_of(check) if not score.needs_person]
+        outcomes = [
+            submission.run.outcomes[check.name]
+            for _, submission in record.submitted
+            if check.name in submission.run.outcomes
+        ]
+        cut = sum(outcome.status in {"timeout", "died"} for outcome in outcomes)
+        times = [outcome.wall_s for outcome in outcomes if outcome.wall_s]
+        median = statistics.median(times) if times else None
+        rows.append((check.name, check.task, check.points, *_shares(scores, check.points), cut, median))
+    rows.sort(key=lambda row: 101 if row[3] is None else row[3])
+    headings = (
+        "check",
+        "task",
+        "points",
+        "mean %",
+        "all points",
+        "some",
+        "none",
+        "timed out or died",
+        "median s",
+    )
+    return Table(headings, tuple(rows))
+
+
+def reasons(record: ClassRecord) -> Table:
+    """A row a reason why a check failed, the commonest first."""
+    said = (
+        (name, student.id, outcome.reason or outcome.status)
+        for student, submission in record.submitted
+        for name, outcome in submission.run.outcomes.items()
+        if outcome.status not in HARMLESS
+    )
+    rows = tuple(
+        (reason.check, len(reason.students), reason.message, ", ".join(reason.students))
+        for reason in common_reasons(said)
+    )
+    return Table(("check", "students", "message", "who"), rows)
+
+
+def late(record: ClassRecord) -> Table:
+    """A row a late submission, the latest first."""
+    rows = [
+        (student.id, submission.late_s / 3600, submission.penalty)
+        for student, submission in record.submitted
+        if submission.late_s > 0
+    ]
+    rows.sort(key=lambda row: -row[1])
+    return Table(("student", "hours late", "penalty"), tuple(rows))
+
+
+def events(record: ClassRecord) -> Table:
+    """A row a thing that the sandbox refused or ended; who did most comes first."""
+    busiest = sorted(record.submitted, key=lambda each: -len(each[1].run.events))
+    rows = (
+        (student.id, event.kind, event.cell, event.text)
+        for student, submission in busiest
+        for event in submission.run.events
+    )
+    return Table(("student", "kind", "cell", "what happened"), tuple(rows))
+
+
+def repairs(record: ClassRecord) -> Table:
+    """A row a thing that was put right in a submission before it ran."""
+    return Table(
+        ("student", "repair"), tuple(_per_student(record, lambda submission: submission.run.repairs))
+    )
+
+
+def troubles(record: ClassRecord) -> Table:
+    """A row a trouble of the run itself: it was repeated, could not be done, or ran without a part."""
+
+    def texts(submission: Submission) -> list[str]:
+        run = submission.run
+        error = [f"not run: {run.error}"] if run.error else []
+        accepted = [f"ran without {', '.join(run.accepted)}, as accepted"] if run.accepted else []
+        repeated = ["was run a second time"] if run.attempts > 1 and not run.notes else []
+        return [*error, *run.notes, *repeated, *accepted]
+
+    return Table(("student", "trouble"), tuple(_per_student(record, texts)))
+
+
+def similar(pairs: Iterable[Pair]) -> Table:
+    """A row a pair of submissions that stand out by how alike they are."""
+    rows = (
+        (
+            pair.first,
+            pair.second,
+            round(100 * pair.score, 1),
+            round(100 * pair.usual, 1),
+            ", ".join(name or "own cells" for name, score in pair.parts.items() if score >= 0.9),
+        )
+        for pair in pairs
+    )
+    return Table(("first", "second", "alike %", "usual %", "most alike in"), tuple(rows))
+
+
+def _per_student(
+    record: ClassRecord, texts: Callable[[Submission], Iterable[str]]
+) -> Iterable[tuple[Cell, ...]]:
+    return ((student.id, text) for student, submission in record.submitted for text in texts(submission))
+
+
+def _keys(checks: Iterable[Check]) -> list[tuple[str, str]]:
+    return [(check.notebook, check.name) for check in checks]
+
+
+def _shares(scores: Sequence[float], points: float) -> tuple[Cell, int, int, int]:
+    """Return the mean in per cent, and how many have all points, some, and none."""
+    mean = round(100 * statistics.fmean(scores) / points, 1) if scores and points else None
+    full = sum(score >= points for score in scores)
+    none = sum(score <= 0 < points for score in scores)
+    return mean, full, len(scores) - full - none, none
+
+
+def _hours_after_due(record: ClassRecord, submission: Submission) -> float | None:
+    """Return how long after the due date it came, negative if before; an extension moves that date."""
+    if submission.late_s > 0:
+        return submission.late_s / 3600
+    if record.due is None or submission.at is None:
+        return None
+    return min(0.0, (submission.at - record.due).total_seconds() / 3600)
