@@ -21,10 +21,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return lab(rest)
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.command == "grade":
+        return grade(options)
     return doctor(as_json=options.json)
 
 
 def _parser() -> argparse.ArgumentParser:
+    from cnlab.grading import command
+
     parser = argparse.ArgumentParser(
         prog="cnlab", description="From Containers to Functions, a course that you run."
     )
@@ -32,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser("doctor", help="show what this machine can do, and how to get the rest")
     table.add_argument("--json", action="store_true", help="print it for programs")
     commands.add_parser("lab", help="open the course in JupyterLab; further arguments are JupyterLab's")
+    command.add_arguments(
+        commands.add_parser("grade", help="release, collect and grade labs, for instructors")
+    )
     return parser
 
 
@@ -45,6 +52,13 @@ def doctor(*, as_json: bool) -> int:
     else:
         print(examination.to_text(checks, **examination.terminal(sys.stdout)))
     return 0 if examination.is_ready(checks) else 1
+
+
+def grade(options: argparse.Namespace) -> int:
+    """Do a step of grading."""
+    from cnlab.grading import command
+
+    return command.main(options)
 
 
 def lab(arguments: Sequence[str]) -> int:

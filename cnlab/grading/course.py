@@ -1,4 +1,4 @@
-"""The instructor's course: nbgrader's settings, directories and gradebook, and the cells as they were written.
+"""The instructor's course: nbgrader's settings, directories and gradebook, and the cells as written.
 
 Interface: ``Course.load()`` finds the settings as nbgrader does; `Course.master` gives a notebook with its
 hidden tests; ``with course.gradebook() as gradebook`` opens nbgrader's own.
@@ -7,6 +7,7 @@ hidden tests; ``with course.gradebook() as gradebook`` opens nbgrader's own.
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,9 @@ from cnlab.grading.execution import Role
 from cnlab.grading.repair import Master, MasterCell
 
 if TYPE_CHECKING:
+    from nbformat import NotebookNode
     from nbgrader.api import Gradebook
     from nbgrader.coursedir import CourseDirectory
-    from nbformat import NotebookNode
     from traitlets.config import Config
 
 SETTINGS = "nbgrader_config.py"
@@ -46,6 +47,7 @@ class Course:
         """
         from nbgrader.apps.baseapp import NbGrader
 
+        _find_programs_of_nbgrader()
         here = directory or (Path.cwd() if Path(SETTINGS).exists() else DESK)
         if not here.is_dir():
             raise CourseError(f"there is no directory {here}")
@@ -144,7 +146,7 @@ class Course:
             return tuple(self._master(assignment, notebook) for notebook in rows[0].notebooks)
 
     def _master(self, assignment: str, row: Any) -> Master:
-        """Join the gradebook's cells, which have the hidden tests, to the released notebook's, in its order."""
+        """Join the gradebook's cells, which have the hidden tests, to the released notebook's order."""
         import nbformat
 
         path = self.release(assignment) / f"{row.name}.ipynb"
@@ -164,6 +166,13 @@ class Course:
         if row.kernelspec and (kernelspec := json.loads(row.kernelspec)):
             metadata["kernelspec"] = kernelspec
         return Master(row.name, cells, metadata)
+
+
+def _find_programs_of_nbgrader() -> None:
+    """Put our Python's directory on the PATH: nbgrader calls `alembic` by name when it makes a gradebook."""
+    own = os.path.dirname(sys.executable)
+    if own not in os.get_exec_path():
+        os.environ["PATH"] = os.pathsep.join([own, *os.get_exec_path()])
 
 
 def _grade_id(cell: "NotebookNode") -> str:

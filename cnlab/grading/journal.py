@@ -21,8 +21,8 @@ class Journal:
     """How the grading of a submission went; times in seconds, `finished` in ISO 8601 and UTC.
 
     `cells` have ``grade_id, points, score, status, reason, wall_s`` (score None: waits for a person);
-    `events` have ``kind, text, cell``; `repairs` and `notes` are plain text; `accepted` names the parts of the
-    sandbox that were missing.
+    `events` have ``kind, text, cell``; `repairs` and `notes` are plain text; `accepted` names the parts of
+    the sandbox that were missing.
     """
 
     student: str

@@ -12,12 +12,11 @@ Where a check stands: where the student has it, if all that stands before it in 
 too. Otherwise it is put behind all that, and before what follows it in the course.
 """
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from nbformat import NotebookNode
 
 from cnlab.grading.execution import Role
 from cnlab.grading.submission import SubmittedCell
@@ -64,7 +63,7 @@ class Master:
 class Repaired:
     """The notebook to run, for each cell its role and grade id, and what had to be mended."""
 
-    notebook: NotebookNode
+    notebook: dict[str, Any]  # as JSON has it, nbformat 4.5
     roles: tuple[tuple[Role, str], ...]
     notes: tuple[str, ...]
 
@@ -84,12 +83,12 @@ def repair(master: Master, submitted: Sequence[SubmittedCell]) -> Repaired:
     ids = _unique_ids([cell["id"] for cell, _ in cells])
     for (cell, _), own_id in zip(cells, ids, strict=True):
         cell["id"] = own_id
-    notebook = NotebookNode(
-        cells=[NotebookNode(cell) for cell, _ in cells],
-        metadata=NotebookNode(master.metadata),
-        nbformat=4,
-        nbformat_minor=5,
-    )
+    notebook = {
+        "cells": [cell for cell, _ in cells],
+        "metadata": copy.deepcopy(dict(master.metadata)),
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
     return Repaired(notebook, tuple(role for _, role in cells), tuple(notes[:_MAX_NOTES]))
 
 
@@ -103,8 +102,8 @@ def _is_locked(index: int | None, master: Master) -> bool:
 def _matches(master: Master, submitted: Sequence[SubmittedCell], notes: list[str]) -> dict[int, int]:
     """Say for each submitted cell which cell of the master it is."""
     by_grade_id: dict[str, list[int]] = {}
-    for number, cell in enumerate(submitted):
-        by_grade_id.setdefault(cell.grade_id, []).append(number)
+    for number, claiming in enumerate(submitted):
+        by_grade_id.setdefault(claiming.grade_id, []).append(number)
     found: dict[int, int] = {}
     missing = []
     for index, cell in enumerate(master.cells):
@@ -112,13 +111,13 @@ def _matches(master: Master, submitted: Sequence[SubmittedCell], notes: list[str
         if claims:
             found.update(_one_of(claims, index, cell, submitted, notes))
         elif cell.grade_id or cell.id:
-            missing.append(index)
-    for index in missing:
-        number = _lost(master.cells[index], submitted, found)
-        if number is not None:
-            found[number] = index
-            if (grade_id := master.cells[index].grade_id) and not master.cells[index].is_locked:
-                notes.append(f"the cell `{grade_id}` had lost its name; it was known by what is in it")
+            missing.append((index, cell))
+    for index, cell in missing:
+        lost = _lost(cell, submitted, found)
+        if lost is not None:
+            found[lost] = index
+            if cell.grade_id and not cell.is_locked:
+                notes.append(f"the cell `{cell.grade_id}` had lost its name; it was known by what is in it")
     return {number: found.get(number, _OWN) for number in range(len(submitted))}
 
 
@@ -178,9 +177,7 @@ class _Places:
         self._skeleton = skeleton
         self._number_of = number_of
         position = {number: place for place, number in enumerate(skeleton)}
-        self._anchors = {
-            index: position[number] for index, number in number_of.items() if number in position
-        }
+        self._anchors = {index: position[number] for index, number in number_of.items() if number in position}
 
     def to_place(self) -> list[int]:
         """The master cells that must be in the notebook and are no part of the skeleton."""
@@ -250,33 +247,26 @@ def _built(
         return _cell(submitted.cell_type, submitted.source, submitted.id, {}, submitted), (role, "")
     is_answer = submitted is not None and not own.is_locked
     source = submitted.source if submitted is not None and is_answer else own.source
-    metadata = {key: _copied(value) for key, value in own.metadata.items()}
     return (
-        _cell(own.cell_type, source, own.id, metadata, submitted if is_answer else None),
+        _cell(own.cell_type, source, own.id, own.metadata, submitted if is_answer else None),
         (own.role, own.grade_id),
     )
 
 
 def _cell(
-    cell_type: str, source: str, own_id: str, metadata: dict[str, Any], submitted: SubmittedCell | None
+    cell_type: str, source: str, own_id: str, metadata: Mapping[str, Any], submitted: SubmittedCell | None
 ) -> dict[str, Any]:
     cell: dict[str, Any] = {
         "cell_type": cell_type,
         "id": own_id,
-        "metadata": NotebookNode(metadata),
+        "metadata": copy.deepcopy(dict(metadata)),
         "source": source,
     }
     if cell_type == "code":
         cell |= {"execution_count": None, "outputs": []}
     elif submitted is not None and submitted.attachments:
-        cell["attachments"] = NotebookNode(
-            {name: NotebookNode(bundle) for name, bundle in submitted.attachments.items()}
-        )
+        cell["attachments"] = {name: dict(bundle) for name, bundle in submitted.attachments.items()}
     return cell
-
-
-def _copied(value: Any) -> Any:
-    return NotebookNode({k: _copied(v) for k, v in value.items()}) if isinstance(value, Mapping) else value
 
 
 def _unique_ids(ids: Sequence[str]) -> list[str]:

@@ -112,7 +112,7 @@ def _walk(
         if any(fnmatch(name, pattern) for pattern in ignore):
             continue
         if not _is_plain(name):
-            problems.append(f"{ascii(path)} is no name for a file; it was left out")
+            problems.append(f"{path!a} is no name for a file; it was left out")
             continue
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
         if not stat.S_ISDIR(mode):
