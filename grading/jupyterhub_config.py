@@ -68,6 +68,13 @@ def for_teaching(value, otherwise=""):
     return lambda spawner: f"{value if spawner.user.name == instructor else otherwise}"
 
 
+def open_course(spawner):
+    """Let the instructor's JupyterLab show the course: formgrader opens notebooks below that directory only."""
+    if spawner.user.name == instructor:
+        spawner.notebook_dir = f"{place.course}"
+
+
+c.Spawner.pre_spawn_hook = open_course
 c.Spawner.environment = {
     "PATH": os.pathsep.join([os.path.dirname(sys.executable), "/usr/local/bin", "/usr/bin", "/bin"]),
     "CNLAB_EXCHANGE": f"{place.exchange}",
@@ -75,7 +82,7 @@ c.Spawner.environment = {
     "CNLAB_SOURCE": for_teaching(place.source),
     # nbgrader's settings, and which of its extensions are on: settings named first win
     "JUPYTER_CONFIG_PATH": for_teaching(
-        f"{grading}:{grading}/hub/all", f"{grading}/hub/student:{grading}/hub/all"
+        f"{grading}/hub/instructor:{grading}:{grading}/hub/all", f"{grading}/hub/student:{grading}/hub/all"
     ),
     "JUPYTER_PATH": f"{grading}/hub/share",
 }
