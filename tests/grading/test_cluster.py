@@ -1,4 +1,4 @@
-"""Jobs on a Dask cluster: a real scheduler and real workers on loopback, started as an instructor starts them."""
+"""Jobs on a Dask cluster: a real scheduler and real workers on loopback, started by Dask's own commands."""
 
 from __future__ import annotations
 
@@ -96,8 +96,9 @@ def children_of(pids: list[int]) -> list[str]:
 
 
 def test_every_job_is_done_once_in_a_process_of_its_own(two_workers: Cluster) -> None:
-    """Dask's own process has threads, off which nothing can be forked; and it lives on with what it has seen."""
+    """Dask's own process has threads, off which nothing can be forked."""
     results = run(jobs(20), "echo", two_workers.address)
+    assert {result.error for result in results} == {""}
     who = [json.loads(result.notes[0]) for result in results]
 
     assert sorted(result.key for result in results) == sorted(job.key for job in jobs(20))
