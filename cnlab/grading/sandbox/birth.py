@@ -12,50 +12,13 @@ See: user_namespaces(7), pid_namespaces(7).
 import gc
 import os
 import socket
-import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NoReturn
 
-from cnlab.grading.limits import Limits
-from cnlab.grading.sandbox import confinement, filesystem, guard, messages, ownership, watchdog
-from cnlab.grading.sandbox.groups import Group
+from cnlab.grading.sandbox import confinement, filesystem, guard, messages, ownership, rooted, watchdog
+from cnlab.grading.sandbox.plan import Plan, run
 from cnlab.linux import syscalls
 from cnlab.linux.idmaps import IdMap, write_gid_map, write_uid_map
 from cnlab.linux.rtnetlink import Rtnetlink
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a sandbox is to be."""
-
-    limits: Limits
-    program: Callable[[], object]
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    keep_fds: Sequence[int] = ()
-    missing: frozenset[str] = frozenset()
-    group: Group = field(default_factory=Group)
-    is_root: bool = field(default_factory=lambda: os.geteuid() == 0)
-
-    @property
-    def student_id(self) -> int:
-        """Who the student is outside: for root a user of nobody, else ourselves."""
-        if not self.is_root:
-            return 0  # that is ourselves, in the user namespace of T
-        return ownership.first_id() + filesystem.USER
-
-    @property
-    def namespaces(self) -> int:
-        """The namespaces that T is born in."""
-        flags = syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS
-        for part, flag in (
-            ("network-namespace", syscalls.CLONE_NEWNET),
-            ("ipc-namespace", syscalls.CLONE_NEWIPC),
-            ("uts-namespace", syscalls.CLONE_NEWUTS),
-        ):
-            flags |= 0 if part in self.missing else flag
-        return flags if self.is_root else flags | syscalls.CLONE_NEWUSER
 
 
 def begin(plan: Plan) -> tuple[int, int, socket.socket]:
@@ -67,10 +30,15 @@ def begin(plan: Plan) -> tuple[int, int, socket.socket]:
     if pid == 0:
         try:
             ours.close()
+            if plan.flavour == "root":
+                rooted.live_as_first(plan, theirs)
             _live_as_first(plan, theirs, student_id, user, group)
         finally:
             os._exit(1)
     theirs.close()
+    if plan.flavour == "root":
+        ownership.lend_ids(pid)
+        messages.send(ours, {"go": True})
     return pid, pidfd, ours
 
 
@@ -145,19 +113,3 @@ def _live_as_student(plan: Plan, first: socket.socket) -> NoReturn:
         messages.send(first, messages.failure(error))
         os._exit(1)
     run(plan.program)
-
-
-def run(program: Callable[[], object]) -> NoReturn:
-    """Call `program` and end the process, whatever comes of it."""
-    code = 1
-    try:
-        program()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)

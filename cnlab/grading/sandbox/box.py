@@ -13,6 +13,7 @@ from typing import Any, Self
 from cnlab.grading.limits import Event, Limits, Usage
 from cnlab.grading.sandbox import birth, groups, messages
 from cnlab.grading.sandbox.parts import Flavour
+from cnlab.grading.sandbox.plan import Plan
 from cnlab.linux import syscalls
 from cnlab.linux.processes import parse_stat
 
@@ -71,6 +72,7 @@ class Sandbox:
         self._socket: socket.socket | None = None
         self._student: Student | None = None
         self._proc = -1
+        self._init = 0  # process 1 of a root sandbox
         self._events: list[Event] = []
         self._usage = Usage()
 
@@ -95,9 +97,10 @@ class Sandbox:
             MissingFeature: this host lacks a part.
         """
         name = f"{os.getpid()}-{next(_numbers)}"
-        self._group = groups.make(name, self.limits, self._missing)
+        is_root = self.flavour == "root"
+        self._group = groups.make(name, self.limits, self._missing, is_delegated=is_root)
         try:
-            plan = birth.Plan(self.limits, program, self._files, keep_fds, self._missing, self._group)
+            plan = Plan(self.limits, program, self._files, keep_fds, self._missing, self._group, self.flavour)
             pid, pidfd, self._socket = birth.begin(plan)
             self._first = pid, pidfd
             self._group.leave_procs()
@@ -113,7 +116,9 @@ class Sandbox:
             raise ChildProcessError("the sandbox's first process ended before it began")
         message, fds = received
         messages.raise_failure(message)
-        student, self._proc = fds
+        student, self._proc, *init = fds
+        self._init = messages.pid_of(init[0]) if init else 0
+        messages.close(init)
         return Student(messages.pid_of(student), student)
 
     @property
@@ -121,7 +126,13 @@ class Sandbox:
         """Plain data with which another process of the same owner finds the sandbox; see `join`."""
         assert self._first is not None, "the sandbox has not begun"
         assert self._student is not None
-        return {"flavour": self.flavour, "first": self._first[0], "student": self._student.pid}
+        return {
+            "flavour": self.flavour,
+            "first": self._first[0],
+            "init": self._init,
+            "student": self._student.pid,
+            "tester_group": str(self._group.tester or ""),
+        }
 
     def events(self) -> list[Event]:
         """Return what was refused or ended since the last time."""
@@ -135,7 +146,7 @@ class Sandbox:
         return self._usage
 
     def processes(self) -> dict[int, int]:
-        """Return the parent of each process but the first, by their numbers inside; zombies too."""
+        """Return the parent of each process but the first, by their numbers inside; none that has ended."""
         found = {}
         for pid in (name for name in os.listdir(self._proc) if name.isdigit() and name != "1"):
             with contextlib.suppress(OSError):  # it has ended
@@ -144,7 +155,8 @@ class Sandbox:
                     stat = parse_stat(os.read(fd, 4096).decode(errors="replace"))[1]
                 finally:
                     os.close(fd)
-                found[int(pid)] = int(stat[1])
+                if stat[0] != "Z":
+                    found[int(pid)] = int(stat[1])
         return found
 
     def end(self, pids: Iterable[int]) -> None:

@@ -83,6 +83,12 @@ def set_rlimits(limits: Limits, accepted: Collection[str]) -> None:
         resource.setrlimit(kind, (value, value))
 
 
+def set_rlimits_of_root(limits: Limits) -> None:
+    """Set what a root of its own namespaces cannot raise again."""
+    for kind, value in ((resource.RLIMIT_CORE, 1), (resource.RLIMIT_FSIZE, limits.file_bytes)):
+        resource.setrlimit(kind, (value, value))
+
+
 def _address_space_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 

@@ -31,7 +31,7 @@ _ETC = (
 )
 _ENVIRONMENT = ("bin", "lib", "lib64", "include", "share", "etc", "ssl", "apt", "pyvenv.cfg")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
-_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
+LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
 _WRITABLE = {"var/tmp": "tmp", "tmp": "tmp", HOME.lstrip("/"): "home", "dev/shm": "shm"}
 _FILES = {
     "etc/passwd": (
@@ -84,7 +84,7 @@ def build(limits: Limits, files: Mapping[str, bytes], owner: int) -> None:
     _show_system(root)
     _make_devices(root)
     _make_writable(root, limits, owner)
-    _write_files(root / HOME.lstrip("/"), files, owner)
+    write_files(root / HOME.lstrip("/"), files, owner)
     (root / "proc").mkdir()
     syscalls.mount("proc", root / "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "hidepid=2")
     os.chdir(root)
@@ -145,7 +145,7 @@ def _make_devices(root: Path) -> None:
     for name in _DEVICES:
         (devices / name).touch()
         syscalls.mount(Path("/dev") / name, devices / name, flags=MS_BIND)
-    for name, target in _LINKS.items():
+    for name, target in LINKS.items():
         (devices / name).symlink_to(target)
     options = "newinstance,ptmxmode=0666,mode=620,max=64"
     syscalls.mount("devpts", devices / "pts", "devpts", MS_NOSUID | MS_NOEXEC, options)
@@ -167,7 +167,8 @@ def _make_writable(root: Path, limits: Limits, owner: int) -> None:
             syscalls.mount(store / source, target, flags=MS_BIND)
 
 
-def _write_files(directory: Path, files: Mapping[str, bytes], owner: int) -> None:
+def write_files(directory: Path, files: Mapping[str, bytes], owner: int) -> None:
+    """Write a submission's files below `directory`, and give them to `owner`."""
     for name, content in files.items():
         path = directory / check_name(name)
         for parent in reversed(path.relative_to(directory).parents):

@@ -22,7 +22,8 @@ from pathlib import Path
 from cnlab.clock import wait_until
 from cnlab.errors import MissingFeature
 from cnlab.grading.limits import Limits
-from cnlab.linux import cgroup_tree, cgroups_v1
+from cnlab.grading.sandbox import ownership
+from cnlab.linux import cgroup_tree, cgroups_v1, syscalls
 from cnlab.linux.cgroup_files import parse_flat_keyed
 
 PREFIX = "cnlab-sandbox-"
@@ -50,11 +51,28 @@ class Group:
     _files: dict[str, int] = field(default_factory=dict)
     _places: list[tuple[int, str, int]] = field(default_factory=list)  # parent, name, the locked directory
     _procs: list[int] = field(default_factory=list)
+    _delegated: list[int] = field(
+        default_factory=list
+    )  # cgroup.procs of it and its leaf, and its controllers
+    tester: Path | None = None  # the group for testers, where there is a delegated one beside it
 
     def enter(self) -> None:
         """Move the calling process in. It may have become somebody else: the files know who opened them."""
         for fd in self._procs:
             os.write(fd, b"0")
+
+    def enter_delegated(self) -> None:
+        """Become a member, root of a cgroup namespace: see only what is below, and rule there.
+
+        The caller moves on to a leaf: a group that has members may not have controllers for its children.
+        """
+        if not self._delegated:
+            return
+        own, leaf, control = self._delegated
+        os.write(own, b"0")
+        syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+        os.write(leaf, b"0")
+        os.write(control, b" ".join(b"+%b" % name.encode() for name in self.directories))
 
     @property
     def fds(self) -> list[int]:
@@ -103,11 +121,19 @@ class Group:
 
     def leave_procs(self) -> None:
         """Close the files through which `enter` works."""
-        while self._procs:
-            os.close(self._procs.pop())
+        for fds in (self._procs, self._delegated):
+            while fds:
+                os.close(fds.pop())
 
 
-def make(name: str, limits: Limits, missing: Collection[str] = (), *, parent: Path | None = None) -> Group:
+def make(
+    name: str,
+    limits: Limits,
+    missing: Collection[str] = (),
+    *,
+    parent: Path | None = None,
+    is_delegated: bool = False,
+) -> Group:
     """Make a group with `limits`, without the controllers of the `missing` parts.
 
     Args:
@@ -115,6 +141,7 @@ def make(name: str, limits: Limits, missing: Collection[str] = (), *, parent: Pa
         limits: what all its processes may use together.
         missing: parts of `PARTS` to do without.
         parent: version 2 group to make it in, by default one that we may make groups in.
+        is_delegated: give a group in it to the root of a user namespace, and have one for testers beside it.
 
     Raises:
         MissingFeature: a controller that is not missing is nowhere to be had.
@@ -129,7 +156,11 @@ def make(name: str, limits: Limits, missing: Collection[str] = (), *, parent: Pa
         if unified is not None:
             group.version = 2
             _make_unified(group, unified / (PREFIX + name), wanted, limits)
+            if is_delegated:
+                _delegate(group, unified / (PREFIX + name), wanted)
         else:
+            if is_delegated:
+                raise MissingFeature("cgroup2", "version 1 cannot delegate a group to a student who is root")
             group.version = 1
             _make_legacy(group, PREFIX + name, wanted, limits)
     except BaseException:
@@ -155,6 +186,25 @@ def _make_unified(group: Group, directory: Path, wanted: Collection[str], limits
     for file in ("memory.peak", "memory.events", "cpu.stat", "pids.events"):
         _open(group, directory / file)
     group._procs.append(os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+
+
+def _delegate(group: Group, directory: Path, wanted: Collection[str]) -> None:
+    """Make three groups in ours: the student's, whose limits stay ours, its leaf, and the testers'.
+
+    See: the kernel's cgroup v2 guide, "Delegation".
+    """
+    cgroup_tree.write(directory / "cgroup.subtree_control", " ".join(f"+{name}" for name in wanted))
+    own, leaf = directory / "student", directory / "student" / "notebook"
+    group.tester = directory / "tester"
+    for made in (own, leaf, group.tester):
+        cgroup_tree.make(made)
+    for given in (own, leaf):
+        for path in (given, *(given / f"cgroup.{file}" for file in ("procs", "threads", "subtree_control"))):
+            ownership.delegate(path, inside=0)
+    for path in (directory / "cgroup.procs", group.tester / "cgroup.procs"):
+        ownership.delegate(path, inside=ownership.STUDENT_IDS)  # the tester's alone
+    files = (own / "cgroup.procs", leaf / "cgroup.procs", own / "cgroup.subtree_control")
+    group._delegated = [os.open(file, os.O_WRONLY | os.O_CLOEXEC) for file in files]
 
 
 def _make_legacy(group: Group, name: str, wanted: Collection[str], limits: Limits) -> None:
