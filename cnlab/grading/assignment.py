@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cnlab.grading.course import Course
-from cnlab.grading.execution import Job
+from cnlab.grading.job import Job
 from cnlab.grading.limits import Limits
 from cnlab.grading.repair import Master, Repaired
 from cnlab.grading.submission import Sizes, read_submission

@@ -30,8 +30,8 @@ from cnlab.grading import display, journal
 from cnlab.grading.assignment import Assignment, digest_of
 from cnlab.grading.course import Course
 from cnlab.grading.directories import locked, put
-from cnlab.grading.execution import CellResult, Job, Result
 from cnlab.grading.gradebook import Books, Marks, marks_of, record
+from cnlab.grading.job import CellResult, Job, Result
 from cnlab.grading.journal import Journal
 from cnlab.grading.outputs import finished_notebook, unreadable_notebook
 from cnlab.grading.repair import Master, Repaired, repair
@@ -92,6 +92,10 @@ class Autograding:
         """Who keeps marks that were given with other checks, because only new work is graded."""
         self.students = self._selected(students, which)
 
+    @property
+    def _staging(self) -> Path:
+        return self._course.private / "staging" / "autograded" / self._assignment.name
+
     def _selected(self, students: Sequence[str], which: Which) -> list[str]:
         submitted = self._course.students(self._assignment.name)
         excluded = set(filter(None, self._course.coursedir.student_id_exclude.split(",")))
@@ -128,6 +132,7 @@ class Autograding:
         """
         with locked(self._course.private, f"the course in {self._course.root}"), Books(self._course) as books:
             self._books = books
+            shutil.rmtree(self._staging, ignore_errors=True)  # of a run that was killed
             with contextlib.closing(_closable(runner(self._jobs()))) as results:
                 for result in results:
                     yield from self._drained()
@@ -263,9 +268,7 @@ class Autograding:
 
     def _staged(self, pending: _Pending, notebooks: Mapping[str, dict[str, Any]]) -> Path:
         """Write the autograded directory beside its place."""
-        staged = self._course.private / "staging" / self._assignment.name / pending.student
-        if staged.exists():
-            shutil.rmtree(staged)
+        staged = self._staging / pending.student
         staged.mkdir(parents=True)
         files = self._assignment.files_with(pending.submission.files)
         files |= {f"{name}.ipynb": _spelled(notebook) for name, notebook in notebooks.items()}
@@ -295,7 +298,7 @@ class Autograding:
             wall_s=sum(result.wall_s for result in results),
             usage={
                 "cpu_s": sum(result.usage.get("cpu_s", 0.0) for result in results),
-                "memory_bytes": max((result.usage.get("memory_bytes", 0) for result in results), default=0),
+                "memory_bytes": max((result.usage.get("memory_peak_bytes", 0) for result in results), default=0),
             },
             cells=tuple(
                 entry

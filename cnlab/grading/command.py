@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cnlab.grading.assignment import Assignment
     from cnlab.grading.autograde import Autograding, Outcome
     from cnlab.grading.course import Course
-    from cnlab.grading.execution import Job, Result
+    from cnlab.grading.job import Job, Result
 
 Options = argparse.Namespace
 

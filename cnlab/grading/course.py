@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnlab.errors import CnlabError
-from cnlab.grading.execution import Role
+from cnlab.grading.job import Role
 from cnlab.grading.repair import Master, MasterCell
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from nbgrader.preprocessors import IgnorePattern, LimitOutput
 
 from cnlab.errors import CnlabError
 from cnlab.grading.display import harmless
-from cnlab.grading.execution import Result
+from cnlab.grading.job import Result
 from cnlab.grading.repair import Repaired
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cnlab.grading.execution import Role
+from cnlab.grading.job import Role
 from cnlab.grading.submission import SubmittedCell
 
 _DEFINED = re.compile(r"^(?:async\s+def|def|class)\s+(\w+)", re.MULTILINE)
@@ -178,6 +178,7 @@ class _Places:
         self._number_of = number_of
         position = {number: place for place, number in enumerate(skeleton)}
         self._anchors = {index: position[number] for index, number in number_of.items() if number in position}
+        self._last_check = 0  # the slot of the last check that was placed: they keep their order
 
     def to_place(self) -> list[int]:
         """The master cells that must be in the notebook and are no part of the skeleton."""
@@ -191,12 +192,21 @@ class _Places:
         """Choose the slot of a master cell, and note what had happened to it."""
         cell = self._master.cells[index]
         after, before = self._bounds(index, only_graded=True)
+        if cell.role == "test":
+            after = max(after, self._last_check)
+        slot = self._kept_or_mended(index, after, before, notes)
+        if cell.role == "test":
+            self._last_check = slot
+        return slot
+
+    def _kept_or_mended(self, index: int, after: int, before: int, notes: list[str]) -> int:
+        cell = self._master.cells[index]
         number = self._number_of.get(index)
         if number is not None:
             slot = sum(1 for other in self._skeleton if other < number)
             if (slot >= after or cell.role != "test") and slot <= max(before, after):
                 return slot
-        what = {"test": "check", "student": "answer"}.get(cell.role, "cell")
+        what = "check" if cell.role == "test" else "answer" if cell.is_graded_by_hand else "cell"
         happened = "was missing; it was put back" if number is None else "had been moved; it was put back"
         notes.append(f"the {what} `{cell.grade_id}` {happened}{self._behind(index)}")
         if cell.role == "test":

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from cnlab.errors import CnlabError
 from cnlab.grading.assignment import Assignment
 from cnlab.grading.course import Course
-from cnlab.grading.execution import Job, Result
 from cnlab.grading.gradebook import marks_of
+from cnlab.grading.job import Job, Result
 from cnlab.grading.outputs import finished_notebook
 from cnlab.grading.repair import repair
 from cnlab.grading.submission import parse_notebook
