@@ -5,106 +5,103 @@ servers that it keeps warm. Both are plain data: they name no path and can go to
 A `Job` holds hidden tests, so it never goes where the student's code can read.
 """
 
-import base64
+from __future__ import annotations
+
+import atexit
 import dataclasses
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, Self
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
 
-Role = Literal["student", "setup", "test", "text"]
-Status = Literal["ok", "failed", "timeout", "died", "skipped"]
+from cnlab.errors import CnlabError
+from cnlab.grading.checking import Attempt, Cell, cells_of
+from cnlab.grading.forkserver import PRELOAD, ForkServer
+from cnlab.grading.job import CellResult, Job, Result
+from cnlab.grading.limits import Event
+from cnlab.grading.processes import World
 
+__all__ = ["CellResult", "Event", "Job", "Result", "close", "run_job"]
 
-@dataclass(frozen=True)
-class Job:
-    """One submission to run; its notebook is repaired, so that its cells are those that count.
-
-    `roles` has for each cell its role and its grade id, or ``""``. `files` lie beside the notebook, by their
-    relative names. `limits` are those of `cnlab.grading.limits.Limits` as a dict; what is left out has its
-    default. `accept` names parts of the sandbox that the instructor lets go where the host refuses them.
-    """
-
-    key: str
-    notebook: str
-    roles: tuple[tuple[Role, str], ...]
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    limits: Mapping[str, float] = field(default_factory=dict)
-    machine: Literal["host", "cnlab"] = "host"
-    flavour: Literal["plain", "root"] = "plain"
-    accept: tuple[str, ...] = ()
-    options: Mapping[str, object] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """Spell it as JSON; the files in base64."""
-        files = {name: base64.b64encode(data).decode() for name, data in self.files.items()}
-        return json.dumps(_fields(self) | {"files": files})
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote."""
-        fields = json.loads(text)
-        fields["files"] = {name: base64.b64decode(data) for name, data in fields["files"].items()}
-        fields["roles"] = tuple((role, grade_id) for role, grade_id in fields["roles"])
-        return cls(**fields | {"accept": tuple(fields["accept"])})
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """How one code cell went; `message` is one line in plain words, empty if all was well."""
-
-    index: int
-    grade_id: str
-    status: Status
-    message: str = ""
-    wall_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Event:
-    """What the sandbox refused or ended, and by which cell where that is known."""
-
-    kind: str
-    text: str
-    cell: str | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of a job: the notebook with its outputs, and how each of its code cells went.
-
-    `usage` has ``cpu_s`` and ``memory_bytes``. A job is tried again once, in a fresh sandbox, when time or
-    the machine may have been at fault: `attempts` is then 2, and `notes` says why. `error` is not empty where
-    nothing could be run at all; the notebook is then the one of the job.
-    """
-
-    key: str
-    notebook: str
-    cells: tuple[CellResult, ...] = ()
-    events: tuple[Event, ...] = ()
-    usage: Mapping[str, float] = field(default_factory=dict)
-    wall_s: float = 0.0
-    attempts: int = 1
-    notes: tuple[str, ...] = ()
-    error: str = ""
-
-    def to_json(self) -> str:
-        """Spell it as JSON."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote."""
-        fields = json.loads(text)
-        fields["cells"] = tuple(CellResult(**cell) for cell in fields["cells"])
-        fields["events"] = tuple(Event(**event) for event in fields["events"])
-        return cls(**fields | {"notes": tuple(fields["notes"])})
-
-
-def _fields(data: Job) -> dict[str, object]:
-    return {item.name: getattr(data, item.name) for item in dataclasses.fields(data)}
+_servers: dict[
+    tuple[int, tuple[str, ...]], ForkServer
+] = {}  # by the process that has made it, and its modules
 
 
 def run_job(job: Job) -> Result:
     """Run a submission and say how it went; never raises for anything that a student did."""
-    return Result(job.key, job.notebook, error="the execution core is not written yet")
+    if job.machine == "cnlab":
+        from cnlab.grading import machine
+
+        return machine.run_in_machine(job)
+    begun = time.monotonic()
+    notes: list[str] = []
+    for attempt in (1, 2):
+        result = _attempt(job)
+        result = dataclasses.replace(
+            result, attempts=attempt, notes=tuple(notes), wall_s=round(time.monotonic() - begun, 4)
+        )
+        doubt = _doubt(result)
+        if not doubt:
+            break
+        notes.append(f"run again in a fresh sandbox: {doubt}")
+    return result
+
+
+def close() -> None:
+    """End the servers that this process keeps warm."""
+    import sys
+
+    for key in list(_servers):
+        server = _servers.pop(key)
+        if key[0] == os.getpid():
+            server.close()
+    machine = sys.modules.get("cnlab.grading.machine")
+    if machine is not None:
+        machine.close()
+
+
+def _attempt(job: Job) -> Result:
+    notebook = json.loads(job.notebook)
+    cells = cells_of(notebook, job.roles)
+    preload = job.options.get("preload")
+    modules = tuple(map(str, preload)) if isinstance(preload, (list, tuple)) else PRELOAD
+    world: World | None = None
+    error = ""
+    try:
+        with World(_server(modules), job) as world:
+            Attempt(job, cells, world).run()
+    except (CnlabError, OSError) as failure:
+        error = str(failure)
+    events = tuple(world.events) if world else ()
+    usage = world.usage if world else {}
+    return Result(
+        job.key, _filled_in(notebook, cells), tuple(cell.result for cell in cells), events, usage, error=error
+    )
+
+
+def _server(modules: tuple[str, ...]) -> ForkServer:
+    key = os.getpid(), modules
+    if key not in _servers:
+        if not _servers:
+            atexit.register(close)
+        _servers[key] = ForkServer(modules)
+    return _servers[key]
+
+
+def _filled_in(notebook: dict[str, Any], cells: Sequence[Cell]) -> str:
+    """Return the notebook with the outputs of its cells."""
+    for count, cell in enumerate(cells, start=1):
+        for output in cell.outputs:
+            if output["output_type"] == "execute_result":
+                output["execution_count"] = count
+        notebook["cells"][cell.index] |= {"outputs": cell.outputs, "execution_count": count}
+    return json.dumps(notebook)
+
+
+def _doubt(result: Result) -> str:
+    """Say what went wrong that may not be the submission's fault; nothing if all is clear."""
+    if result.error:
+        return result.error
+    return ""

@@ -1,0 +1,91 @@
+"""The parts of a check that students do not see: told apart, so that they can run later.
+
+See: nbgrader's `ClearHiddenTests`, whose marks these are.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from dataclasses import dataclass
+
+BUILTINS = frozenset(dir(builtins))
+BEGIN, END = "BEGIN HIDDEN TESTS", "END HIDDEN TESTS"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A check in two: `visible` runs with all that students see, `hidden` after all of that.
+
+    `goes_on` says that `hidden` continues where `visible` ended; else it is the whole check, to be run again.
+    """
+
+    visible: str
+    hidden: str = ""
+    goes_on: bool = False
+
+
+def parts_of(source: str) -> Parts:
+    """Tell the parts of a check apart; each keeps its line numbers."""
+    lines = source.splitlines()
+    marks = _hidden_lines(lines)
+    if not any(marks):
+        return Parts(source)
+    visible = "\n".join("#" if hidden else line for line, hidden in zip(lines, marks, strict=True))
+    first = marks.index(True)
+    tail = "\n".join(["#"] * first + lines[first:])
+    is_end = not any(
+        line.strip() for line, hidden in zip(lines[first:], marks[first:], strict=True) if not hidden
+    )
+    if is_end and _stands_alone(visible) and _stands_alone(tail):
+        return Parts(visible, tail, goes_on=True)
+    return Parts(visible, source)
+
+
+def _hidden_lines(lines: list[str]) -> list[bool]:
+    marks, inside = [], False
+    for line in lines:
+        inside = inside or BEGIN in line
+        marks.append(inside)
+        inside = inside and END not in line
+    return marks
+
+
+def _stands_alone(source: str) -> bool:
+    try:
+        ast.parse(source)
+    except SyntaxError:  # or a magic: then it runs twice, which is right too
+        return False
+    return True
+
+
+def unknown_names(source: str) -> set[str]:
+    """Return the names that a cell may read; empty if it asks for none, all if it cannot be told."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return {"*"}
+    return {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+
+
+def defined_names(source: str) -> set[str]:
+    """Return the names that a cell binds, anywhere in it."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return set()
+    found = {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            found.add(node.name)
+    return found
