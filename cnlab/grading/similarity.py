@@ -82,7 +82,7 @@ def similar_pairs(
     known = frozenset(normalised(line, names) for lines in given for line in lines)
     own = {student: _own(parts, names, known) for student, parts in answers.items()}
     tokens = {student: [each for lines in parts.values() for each in lines] for student, parts in own.items()}
-    students = [student for student, kept in tokens.items() if len(kept) >= LEAST_TOKENS]
+    students = sorted(student for student, kept in tokens.items() if len(kept) >= LEAST_TOKENS)
     if len(students) < 2:
         return []
     spelled = _spelled(tokens[student] for student in students)

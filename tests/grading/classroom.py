@@ -32,6 +32,7 @@ class Work:
 
     total: str = STUB
     scores: Mapping[str, float | None] = field(default_factory=lambda: dict(POINTS))
+    by_hand: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # points and extra credit
     reasons: Mapping[str, str] = field(default_factory=dict)
     late_h: float = -5.0
     penalty: float = 0.0
@@ -63,13 +64,14 @@ def source() -> NotebookNode:
 
 def make_course(
     root: Path, work: Mapping[str, Work | None], names: Mapping[str, tuple[str, str]] = {}
-) -> Course:  # noqa: B006
+) -> Course:
     """Make a course in which these students have been graded; who has no work has handed in nothing."""
     (root / "nbgrader_config.py").write_text(CONFIG)
     course = Course.load(root)
     for place in (course.source(LAB), course.release(LAB)):
         _write(source(), place)
     with course.gradebook() as gradebook:
+        gradebook.add_assignment("lab02", duedate=DUE)  # nobody has handed it in
         _add_lab(gradebook)
         for student, done in work.items():
             first, last = names.get(student, ("", ""))
@@ -97,6 +99,8 @@ def _add_work(course, gradebook, student, done):
     for grade in submission.notebooks[0].grades:
         score = done.scores.get(grade.name)
         grade.auto_score, grade.needs_manual_grade = score, score is None
+        if grade.name in done.by_hand:
+            grade.manual_score, grade.extra_credit = done.by_hand[grade.name]
     gradebook.db.commit()
     notebook = source()
     notebook.cells[2].source = done.total

@@ -13,8 +13,8 @@ MOST_KINDS = 300  # of messages for one check; what is rarer is counted as "othe
 
 _VALUES = (
     (re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|`[^`\n]*`"), "…"),
-    (re.compile(r"\b0x[0-9a-fA-F]+\b|\d[\d_.,:eE+-]*"), "#"),
     (re.compile(r"(?:/[\w.+@-]+)+"), "/…"),
+    (re.compile(r"\b0x[0-9a-fA-F]+\b|\d[\d_.,:eE+-]*"), "#"),
     (re.compile(r"\s+"), " "),
 )
 

@@ -89,5 +89,6 @@ def _row(row: Sequence[Cell]) -> str:
 
 
 def _kind(cells: Sequence[Cell]) -> str:
-    """Return the class of cells that hold nothing but numbers, which stand at the right."""
-    return "" if any(isinstance(cell, str) for cell in cells) else ' class="n"'
+    """Return the attribute that puts numbers at the right and text, also in JupyterLab, at the left."""
+    is_text = any(isinstance(cell, str) for cell in cells)
+    return ' style="text-align:left"' if is_text else ' class="n"'
