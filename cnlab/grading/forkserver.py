@@ -194,10 +194,13 @@ def _tester(request: Mapping[str, Any], fds: Sequence[int], shell: Any) -> None:
 
     environment = dict(os.environ)
     end, output = fds
-    sandbox.join(request["reference"])
+    if "reference" in request:
+        sandbox.join(request["reference"])
+    else:
+        os.chdir(request["directory"])
     syscalls.set_parent_death_signal(signal.SIGKILL)  # which a change of rights takes back
     environment |= dict(os.environ) | request["environment"]
-    tester.live(shell, end, output, environment, [sandbox.HOME])
+    tester.live(shell, end, output, environment, request.get("paths", [sandbox.HOME]))
 
 
 _PROGRAMS = {"steward": _steward, "tester": _tester}

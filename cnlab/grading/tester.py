@@ -25,6 +25,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from cnlab.grading import notebook as words
 from cnlab.grading.channel import Channel
 from cnlab.grading.proxies import Notebook
 from cnlab.grading.student import open_channel, print_to
@@ -139,9 +140,7 @@ class Tester:
 
 def _tell_words(pid: int) -> None:
     """Say whose world it is that the words of `cnlab.grading.notebook` act in."""
-    words = sys.modules.get("cnlab.grading.notebook")
-    if words is not None:
-        vars(words)["pid"] = pid
+    words.pid = pid
 
 
 def live(shell: Any, end: int, output: int, environment: Mapping[str, str], paths: Sequence[str]) -> None:
