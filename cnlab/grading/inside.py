@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from cnlab.clock import wait_until
 from cnlab.grading import execution, machine
@@ -47,6 +48,7 @@ def main() -> None:
     """Serve the one connection that the relay makes."""
     for command in _WARM_UP:
         subprocess.run(command, capture_output=True, check=False)
+    Path.home().joinpath(".ipython").mkdir(exist_ok=True)  # the fork server would make it, after the first count
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(guest.port_path(guest.JOBS))
         listener.listen(1)

@@ -2,8 +2,8 @@
 
 Under nbgrader's own commands the checks run in the notebook itself: `pid` is None. Under ``cnlab grade`` they
 run in a tester, a process of its own in the same pid namespace but in a user namespace above the student's;
-it sets `pid` to the student's process. The words here do the same in both: `namespaces` and `mounts` ask the
-kernel, `bystander` starts a process that the student's functions may look into, `shared_mount` mounts where
+it sets `pid` to the student's process. The words here do the same in both: `process` is the notebook's pid,
+`bystander` starts a process that the student's functions may look into, `shared_mount` mounts where
 they see it, `top_of_mounts` sees what a break-out would reach, `private_directory` is out of their reach.
 
 What enters the student's namespaces from here imports nothing there and is not dumpable: the student owns all
@@ -21,25 +21,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cnlab.linux import children, syscalls
-from cnlab.linux.mounts import Mount, read_mountinfo
 from cnlab.linux.namespaces import Child, IdMap, spawn
-from cnlab.linux.nsfs import Namespace, flags_for, namespaces_of
+from cnlab.linux.nsfs import flags_for, namespaces_of
 
 pid: int | None = None
-"""The student's process as the tester sees it; None where the checks run in the notebook."""
+"""The student's process as the tester sees it, 0 while it has none; None where checks run in the notebook."""
 
 _PRIVATE = Path("/mnt")  # a directory of every Linux system that no program uses by itself
 _TIMEOUT_S = 20.0
 
 
-def namespaces() -> dict[str, Namespace]:
-    """Return the namespaces that the notebook is in, by kind."""
-    return namespaces_of(pid or "self")
-
-
-def mounts() -> list[Mount]:
-    """Return the mounts that the notebook sees."""
-    return read_mountinfo(pid or "self")
+def process() -> int:
+    """Return the pid of the notebook."""
+    return os.getpid() if pid is None else pid
 
 
 @contextlib.contextmanager
@@ -111,14 +105,16 @@ def top_of_mounts(process: int) -> list[str]:
         os.close(pidfd)
 
 
-def private_directory(prefix: str = "") -> str:
+def private_directory(prefix: str = "") -> "tempfile.TemporaryDirectory[str]":
     """Make a directory that a student's function cannot reach, for what a check compares with.
 
     Under nbgrader there is no such place; it is a temporary directory like any other.
     """
-    if pid is not None and not os.path.ismount(_PRIVATE):
+    if pid is None:
+        return tempfile.TemporaryDirectory(prefix=prefix)
+    if not os.path.ismount(_PRIVATE):
         syscalls.mount("tmpfs", _PRIVATE, "tmpfs", data="mode=700")
-    return tempfile.mkdtemp(prefix=prefix, dir=None if pid is None else _PRIVATE)
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=_PRIVATE)
 
 
 def _beside(action: Callable[[], None]) -> None:
