@@ -89,7 +89,7 @@ def write_exports(
     known, headings = read_identities(identities) if identities else ({}, {})
     students = records[0].students if records else ()
     who = {student.id: identity_of(student, known) for student in students}
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     tables = {
         "canvas.csv": canvas_rows(records, who, headings, missing_as_zero=missing_as_zero),
         "moodle.csv": moodle_rows(records, who, missing_as_zero=missing_as_zero),
@@ -216,6 +216,9 @@ def notes(
         waiting = [student.id for student, submission in record.submitted if submission.needs_person]
         if waiting:
             yield f"{record.assignment}: not final, an answer waits for a person: {_listed(waiting)}"
+        failed = [student.id for student, submission in record.submitted if submission.run.error]
+        if failed:
+            yield f"{record.assignment}: no grade, as it could not be run; grade again: {_listed(failed)}"
         missing = [student.id for student in record.students if student.submission is None]
         if missing:
             grade = "0" if missing_as_zero else "no grade"
@@ -267,7 +270,7 @@ def _by_student(records: Sequence[ClassRecord]) -> Iterable[tuple[Student, list[
 def _grade(submission: Submission | None, none: str, missing_as_zero: bool) -> str:
     if submission is None:
         return "0" if missing_as_zero else none
-    return number(submission.score)
+    return none if submission.score is None else number(submission.score)
 
 
 def _listed(names: Sequence[str], *, at_most: int = 10) -> str:

@@ -93,14 +93,16 @@ class Submission:
     run: Run = field(default_factory=Run)
 
     @property
-    def score(self) -> float:
-        """All points less the penalty for being late, as nbgrader's own export has it."""
+    def score(self) -> float | None:
+        """All points less the penalty for being late, as nbgrader exports them; None if it could not be run."""
+        if self.run.error:
+            return None
         return max(0.0, sum(score.points for score in self.scores.values()) - self.penalty)
 
     @property
     def needs_person(self) -> bool:
         """Whether the score is not final: some answer waits for a person."""
-        return any(score.needs_person for score in self.scores.values())
+        return not self.run.error and any(score.needs_person for score in self.scores.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +136,11 @@ class ClassRecord:
         """Those who handed something in."""
         return [(student, student.submission) for student in self.students if student.submission]
 
-    def scores_of(self, check: Check) -> list[tuple[Student, Score]]:
-        """Who has how many points for `check`; who handed in nothing is left out."""
+    def scores_of(self, check: Check) -> list[Score]:
+        """The scores for `check` of those whose work has run."""
         key = (check.notebook, check.name)
-        return [
-            (student, submission.scores[key])
-            for student, submission in self.submitted
-            if key in submission.scores
-        ]
+        ran = (submission.scores for _, submission in self.submitted if not submission.run.error)
+        return [scores[key] for scores in ran if key in scores]
 
 
 def read_class(course: Course, assignment: str) -> ClassRecord:

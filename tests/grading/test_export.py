@@ -26,6 +26,7 @@ CLASS = {
     "bob": Work(scores={**POINTS, "check-mean": 1.25}, late_h=3, penalty=2),
     "eve": Work(scores={**POINTS, "question": None}),
     "@tom": Work(),
+    "fay": Work(scores=dict.fromkeys(POINTS), error="the machine went away"),
     "mia": None,
 }
 NAMES = {"ada": ("Zoë", "Łukasiewicz, Dr."), "bob": ("Bob", "=cmd|' /C calc'!A0"), "eve": ("語", "😀")}
@@ -33,7 +34,7 @@ NAMES = {"ada": ("Zoë", "Łukasiewicz, Dr."), "bob": ("Bob", "=cmd|' /C calc'!A
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory: pytest.TempPathFactory) -> Course:
-    """A class of five, one of whom has handed in nothing."""
+    """A class of six, one of whom has handed in nothing."""
     return make_course(tmp_path_factory.mktemp("course"), CLASS, NAMES)
 
 
@@ -76,8 +77,8 @@ def test_score_is_what_nbgrader_itself_exports(course: Course, tmp_path: Path) -
         name: float(row["score"]) for name, row in by_student(tmp_path / "nbgrader.csv", "student_id").items()
     }
     ours = by_student(tmp_path / "canvas.csv", "SIS Login ID")
-    assert {safe(name): score for name, score in theirs.items()} == {
-        name: float(row[LAB]) for name, row in ours.items() if name
+    assert {safe(name): score for name, score in theirs.items() if name != "fay"} == {
+        name: float(row[LAB]) for name, row in ours.items() if name and row[LAB]
     }
 
 
@@ -87,6 +88,14 @@ def test_who_handed_in_nothing_has_no_grade_in_either_system(course: Course, tmp
 
     assert by_student(tmp_path / "canvas.csv", "SIS Login ID")["mia"][LAB] == ""
     assert by_student(tmp_path / "moodle.csv", "Username")["mia"][f"Assignment: {LAB}"] == "-"
+
+
+def test_work_that_could_not_be_run_has_no_grade(course: Course, tmp_path: Path) -> None:
+    """It is the machine's fault; no points would be a lie, and the next run gives them."""
+    notes = write_exports(course, LAB, tmp_path, missing_as_zero=True).notes
+
+    assert by_student(tmp_path / "canvas.csv", "SIS Login ID")["fay"][LAB] == ""
+    assert [note for note in notes if "could not be run; grade again: fay" in note]
 
 
 def test_missing_work_counts_as_zero_when_asked_for(course: Course, tmp_path: Path) -> None:

@@ -78,15 +78,15 @@ CLASS = {
         reasons={"check-total": f"=HYPERLINK(1): {MARKUP}"},
         events=[{"kind": "files", "text": f"open({MARKUP})", "cell": "total"}],
         repairs=[MARKUP],
-        error=MARKUP,
     ),
+    "fay": Work(scores=dict.fromkeys(POINTS), error=f"the machine went away {MARKUP}"),
     "mia": None,
 }
 
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory: pytest.TempPathFactory) -> Course:
-    """A class of six."""
+    """A class of seven."""
     return make_course(tmp_path_factory.mktemp("course"), CLASS, {"ada": (MARKUP, "=1+1")})
 
 
@@ -152,15 +152,16 @@ def test_events_repairs_and_troubles_name_the_student(tables: dict[str, Table]) 
     """Each is a reason to look at one notebook."""
     assert rows(tables["events"], "student", "kind", "cell") == [(EVIL, "files", "total")]
     assert tables["repairs"].column("student") == ["dan", EVIL]
-    assert rows(tables["troubles"], "student", "trouble")[0] == (
-        "cyd",
-        "`check-mean` ran out of time and was run again in a fresh sandbox",
-    )
+    troubles = dict(rows(tables["troubles"], "student", "trouble"))
+    assert troubles["cyd"] == "`check-mean` ran out of time and was run again in a fresh sandbox"
+    assert troubles["fay"].startswith("not run: the machine went away")
 
 
-def test_who_handed_in_nothing_has_no_score(tables: dict[str, Table]) -> None:
-    """Nothing is not zero: the mean of the class is of those who took part."""
-    assert dict(rows(tables["students"], "student", "score"))["mia"] is None
+def test_who_handed_in_nothing_or_could_not_be_run_has_no_score(tables: dict[str, Table]) -> None:
+    """Nothing is not zero: the mean of the class is of those whose work was graded."""
+    scores = dict(rows(tables["students"], "student", "score"))
+
+    assert scores["mia"] is scores["fay"] is None
 
 
 def test_copied_answers_are_named(tables: dict[str, Table]) -> None:

@@ -6,7 +6,6 @@ table. They hold names, marks and messages of hidden checks: they are for the in
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,9 @@ Answers = dict[str, dict[str, str]]
 
 
 def write_report(course: Course, assignment: str, directory: Path) -> Path:
-    """Write the report on `assignment` into `directory`, made if need be, and return its page.
+    """Write the report on `assignment` into `directory` and return its page.
+
+    A new directory is for its owner alone.
 
     Raises:
         NoSuchAssignment: the gradebook does not know it.
@@ -39,8 +40,7 @@ def write_report(course: Course, assignment: str, directory: Path) -> Path:
     released = (cell.source for notebook in _notebooks(course.release(assignment)) for cell in notebook.cells)
     pairs = similar_pairs(answers, released)
     tables = tables_of(record, pairs)
-    directory.mkdir(parents=True, exist_ok=True)
-    os.chmod(directory, 0o700)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, table in tables.items():
         table.write(directory / f"{name}.csv")
     page = directory / "report.html"

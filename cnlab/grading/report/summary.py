@@ -42,12 +42,13 @@ def _student_row(record: ClassRecord, student: Student) -> tuple[Cell, ...]:
     submission = student.submission
     if submission is None:
         return (student.id, name, *[None] * 11)
-    run = submission.run
+    run, score = submission.run, submission.score
+    percent = None if score is None or not record.max_score else round(100 * score / record.max_score, 1)
     return (
         student.id,
         name,
-        submission.score,
-        round(100 * submission.score / record.max_score, 1) if record.max_score else None,
+        score,
+        percent,
         submission.penalty,
         _hours_after_due(record, submission),
         "yes" if submission.needs_person else "",
@@ -70,6 +71,7 @@ def tasks(record: ClassRecord) -> Table:
         graded = [
             [submission.scores[key] for key in _keys(own) if key in submission.scores]
             for _, submission in record.submitted
+            if not submission.run.error
         ]
         scores = [
             sum(score.points for score in each)
@@ -84,7 +86,7 @@ def checks(record: ClassRecord) -> Table:
     """A row a check, the hardest first; answers that wait for a person do not count."""
     rows = []
     for check in record.checks:
-        scores = [score.points for _, score in record.scores_of(check) if not score.needs_person]
+        scores = [score.points for score in record.scores_of(check) if not score.needs_person]
         outcomes = [
             submission.run.outcomes[check.name]
             for _, submission in record.submitted
@@ -115,7 +117,7 @@ def reasons(record: ClassRecord) -> Table:
         (name, student.id, outcome.reason or outcome.status)
         for student, submission in record.submitted
         for name, outcome in submission.run.outcomes.items()
-        if outcome.status not in HARMLESS
+        if outcome.reason or outcome.status not in HARMLESS
     )
     rows = tuple(
         (reason.check, len(reason.students), reason.message, ", ".join(reason.students))
