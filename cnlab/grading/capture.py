@@ -23,6 +23,9 @@ from cnlab.grading.channel import Channel
 
 Output = dict[str, Any]
 
+MAX_OUTPUT_BYTES = 4 << 20
+"""What one display may bring along."""
+
 _MAX_OUTPUTS = 500
 _FLOOD_BYTES = 64 << 20  # dropped so far; who prints on and on is stopped before its time is up
 _CHUNK = 1 << 16
@@ -72,7 +75,7 @@ class Capture:
             self.outputs.clear()
             return
         kind = "execute_result" if data.get("output_type") == "execute_result" else "display_data"
-        shown = _harmless(data.get("data"))
+        shown = harmless(data.get("data"))
         size = sum(map(len, shown.values()))
         if not shown or len(self.outputs) >= _MAX_OUTPUTS or size > self._left:
             self.dropped += size or 1
@@ -98,7 +101,8 @@ class Capture:
         return taken if len(self.outputs) < _MAX_OUTPUTS else ""
 
 
-def _harmless(data: plain.Json) -> dict[str, str]:
+def harmless(data: plain.Json) -> dict[str, str]:
+    """Return what of a display passes: no page, script or drawing that a browser would run."""
     if type(data) is not dict:
         return {}
     texts = {name: _joined(value) for name, value in data.items() if name in _TEXTS | _PICTURES}

@@ -28,8 +28,11 @@ _MAX_FDS = 8
 class Channel:
     """One end of a stream socket. The first thing that is wrong with it ends it."""
 
-    def __init__(self, end: socket.socket, *, takes_fds: bool = False) -> None:
+    def __init__(
+        self, end: socket.socket, *, takes_fds: bool = False, max_bytes: int = plain.MAX_BYTES
+    ) -> None:
         self.socket = end
+        self._max_bytes = max_bytes
         self.fds: list[int] = []  # those that came with what was received last
         self._takes_fds = takes_fds
         self._buffer = bytearray()
@@ -100,8 +103,8 @@ class Channel:
         found: list[Any] = []
         while len(found) < most and len(self._buffer) >= _HEADER.size:
             size = _HEADER.unpack_from(self._buffer)[0]
-            if size > plain.MAX_BYTES:
-                raise plain.NotPlain(f"a message of {size:,} bytes; expected {plain.MAX_BYTES:,} at most")
+            if size > self._max_bytes:
+                raise plain.NotPlain(f"a message of {size:,} bytes; expected {self._max_bytes:,} at most")
             if len(self._buffer) < _HEADER.size + size:
                 break
             text = self._buffer[_HEADER.size : _HEADER.size + size]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from cnlab.grading.capture import Capture
 from cnlab.grading.job import CellResult, Job, Role, Status
 from cnlab.grading.processes import Snapshot, StudentProcess, TesterProcess, World
 from cnlab.grading.scores import fault_of_score
+
+_BUSY = 0.5  # of the time; who was late and computed less may have waited for the machine
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Cell:
     status: Status = "ok"
     message: str = ""
     wall_s: float = 0.0
+    cpu_s: float = 0.0
     line: int = 0
     shown: int = 0
     outputs: list[dict[str, Any]] = field(default_factory=list)
@@ -43,6 +46,17 @@ class Cell:
     def name(self) -> str:
         """What a message calls it."""
         return f"the cell `{self.grade_id}`" if self.grade_id else f"cell {self.index + 1}"
+
+    def doubt(self, refused: Collection[int | None]) -> str:
+        """Say why it may have gone wrong by no fault of its own; nothing if it has not.
+
+        `refused` are the cells that the sandbox refused something or ended.
+        """
+        if self.status == "timeout" and self.cpu_s < _BUSY * self.wall_s:
+            return f"{self.name} was late without being busy"
+        if self.status == "died" and self.index not in refused:
+            return f"{self.name} lost its process and nothing says why"
+        return ""
 
     @property
     def result(self) -> CellResult:
@@ -118,18 +132,19 @@ class Attempt:
         with self._timed(cell) as deadline:
             capture = Capture(self._world.limits.output_bytes)
             outcome = student.run(cell.source, capture, deadline, cell.name)
-        self._world.ask_steward("look")  # what it was refused is put down to it
+            self._world.ask_steward("look")  # what it was refused is put down to it
         cell.outputs = capture.outputs
         cell.status, cell.line, cell.message = outcome.status, outcome.line, outcome.message
 
     @contextlib.contextmanager
     def _timed(self, cell: Cell) -> Iterator[float]:
-        begun = time.monotonic()
+        begun, used_s = time.monotonic(), self._world.cpu_s
         self._world.now = cell.index
         try:
             yield min(begun + self._world.limits.cell_s, self._ends)
         finally:
             cell.wall_s += time.monotonic() - begun
+            cell.cpu_s += self._world.cpu_s - used_s
 
     # The checks
 

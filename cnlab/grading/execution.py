@@ -11,16 +11,17 @@ import atexit
 import dataclasses
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from cnlab.errors import CnlabError
 from cnlab.grading.checking import Attempt, Cell, cells_of
-from cnlab.grading.forkserver import PRELOAD, ForkServer
+from cnlab.grading.forkserver import PRELOAD, ForkServer, ServerGone
 from cnlab.grading.job import CellResult, Job, Result
 from cnlab.grading.limits import Event
-from cnlab.grading.processes import World
+from cnlab.grading.processes import SandboxFailed, World
 
 __all__ = ["CellResult", "Event", "Job", "Result", "close", "run_job"]
 
@@ -30,29 +31,30 @@ _servers: dict[
 
 
 def run_job(job: Job) -> Result:
-    """Run a submission and say how it went; never raises for anything that a student did."""
+    """Run a submission and say how it went; never raises for anything that a student did.
+
+    What may have gone wrong by the machine's fault is run once more, in a fresh sandbox, and that one counts.
+    """
     if job.machine == "cnlab":
         from cnlab.grading import machine
 
         return machine.run_in_machine(job)
     begun = time.monotonic()
-    notes: list[str] = []
-    for attempt in (1, 2):
-        result = _attempt(job)
-        result = dataclasses.replace(
-            result, attempts=attempt, notes=tuple(notes), wall_s=round(time.monotonic() - begun, 4)
-        )
-        doubt = _doubt(result)
-        if not doubt:
-            break
-        notes.append(f"run again in a fresh sandbox: {doubt}")
-    return result
+    result, doubts = _attempt(job)
+    if doubts:
+        again, _ = _attempt(job)
+        outcome = "it went the same way" if _same(result, again) else "this time it went otherwise"
+        notes = (f"run again in a fresh sandbox, since {'; '.join(doubts)}: {outcome}",)
+        result = dataclasses.replace(again, attempts=2, notes=notes)
+    return dataclasses.replace(result, wall_s=round(time.monotonic() - begun, 4))
+
+
+def _same(one: Result, other: Result) -> bool:
+    return [cell.status for cell in one.cells] == [cell.status for cell in other.cells]
 
 
 def close() -> None:
     """End the servers that this process keeps warm."""
-    import sys
-
     for key in list(_servers):
         server = _servers.pop(key)
         if key[0] == os.getpid():
@@ -62,26 +64,31 @@ def close() -> None:
         machine.close()
 
 
-def _attempt(job: Job) -> Result:
+def _attempt(job: Job) -> tuple[Result, list[str]]:
+    """Run a job in one sandbox; return also why that may not be the last word."""
     notebook = json.loads(job.notebook)
     cells = cells_of(notebook, job.roles)
-    preload = job.options.get("preload")
-    modules = tuple(map(str, preload)) if isinstance(preload, (list, tuple)) else PRELOAD
     world: World | None = None
     error = ""
     try:
-        with World(_server(modules), job) as world:
+        with World(_server(job), job) as world:
             Attempt(job, cells, world).run()
-    except (CnlabError, OSError) as failure:
+    except (ServerGone, SandboxFailed, OSError) as failure:
         error = str(failure)
+        close()
+    except CnlabError as failure:  # a limit or a file's name that makes no sense, a part that is missing
+        return Result(job.key, job.notebook, error=str(failure)), []
     events = tuple(world.events) if world else ()
     usage = world.usage if world else {}
-    return Result(
-        job.key, _filled_in(notebook, cells), tuple(cell.result for cell in cells), events, usage, error=error
-    )
+    results = tuple(cell.result for cell in cells)
+    doubts = [doubt for cell in cells if (doubt := cell.doubt({event.cell for event in events}))]
+    result = Result(job.key, _filled_in(notebook, cells), results, events, usage, error=error)
+    return result, [error, *doubts] if error else doubts
 
 
-def _server(modules: tuple[str, ...]) -> ForkServer:
+def _server(job: Job) -> ForkServer:
+    preload = job.options.get("preload")
+    modules = tuple(map(str, preload)) if isinstance(preload, (list, tuple)) else PRELOAD
     key = os.getpid(), modules
     if key not in _servers:
         if not _servers:
@@ -98,10 +105,3 @@ def _filled_in(notebook: dict[str, Any], cells: Sequence[Cell]) -> str:
                 output["execution_count"] = count
         notebook["cells"][cell.index] |= {"outputs": cell.outputs, "execution_count": count}
     return json.dumps(notebook)
-
-
-def _doubt(result: Result) -> str:
-    """Say what went wrong that may not be the submission's fault; nothing if all is clear."""
-    if result.error:
-        return result.error
-    return ""

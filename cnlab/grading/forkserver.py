@@ -14,14 +14,15 @@ import contextlib
 import gc
 import importlib
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -35,6 +36,7 @@ PRELOAD = ("numpy", "matplotlib.pyplot")
 
 _START_S = 120.0  # a first import on a busy machine builds matplotlib's font list
 _FORK_S = 60.0
+_TESTER_BYTES = 2 << 30  # what a student's function returns is data there, and may be much
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _BACKEND = "module://matplotlib_inline.backend_inline"
 
@@ -98,7 +100,6 @@ def clean_environment() -> dict[str, str]:
     """Return what the warm process needs of the environment: a student can read all of it."""
     environment = {name: "1" for name in _THREADS} | {"MPLBACKEND": _BACKEND, "LANG": "C.UTF-8"}
     environment["PATH"] = os.environ.get("PATH", os.defpath)
-    environment["MPLCONFIGDIR"] = str(Path.home() / ".cache" / "matplotlib")
     return environment
 
 
@@ -112,10 +113,13 @@ def main(fd: int, modules: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the worker's business
     os.set_inheritable(fd, False)
     channel = Channel(socket.socket(fileno=fd), takes_fds=True)
-    shell = make_shell()
-    for name in ("cnlab.grading.steward", "cnlab.grading.tester", *modules):
-        importlib.import_module(name)
-    warm_up(shell)
+    with tempfile.TemporaryDirectory(prefix="cnlab-warm-") as place:
+        os.environ |= {"HOME": place, "MPLCONFIGDIR": place}  # what matplotlib writes goes with it
+        shell = make_shell()
+        for name in ("cnlab.grading.steward", "cnlab.grading.tester", *modules):
+            importlib.import_module(name)
+        warm_up(shell)
+        del os.environ["HOME"], os.environ["MPLCONFIGDIR"]
     assert threading.active_count() == 1, f"a preloaded module started {threading.enumerate()[1:]}"
     gc.collect()
     gc.freeze()  # a collection in a child would touch, and so copy, every page
@@ -192,8 +196,10 @@ def _steward(request: Mapping[str, Any], fds: Sequence[int], shell: Any) -> None
 def _tester(request: Mapping[str, Any], fds: Sequence[int], shell: Any) -> None:
     from cnlab.grading import sandbox, tester
 
-    environment = dict(os.environ)
     end, output = fds
+    environment = dict(os.environ)
+    resource.setrlimit(resource.RLIMIT_DATA, (_TESTER_BYTES, _TESTER_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if "reference" in request:
         sandbox.join(request["reference"])
     else:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from cnlab.errors import CnlabError
 from cnlab.grading import plain
-from cnlab.grading.capture import Capture, OutputFlood, Streams, follow
+from cnlab.grading.capture import MAX_OUTPUT_BYTES, Capture, OutputFlood, Streams, follow
 from cnlab.grading.channel import Channel, pair
 from cnlab.grading.forkserver import ForkServer
 from cnlab.grading.job import Job, Status
@@ -32,6 +32,7 @@ _GRACE_S = 2.0  # after an interrupt, until it is killed
 _FORK_S = 15.0
 _OPEN_S = 60.0
 _STEWARD_S = 30.0
+_MAX_ANSWER_BYTES = 1 << 10  # a fork says its pid
 _ENVIRONMENT = {"NBGRADER_EXECUTION": "autograde"}
 
 
@@ -94,7 +95,7 @@ class World:
         checks, self.output = os.pipe()
         self._steward = Channel(control, takes_fds=True)
         self._stack.callback(self._steward.close)
-        channel = Channel(end)
+        channel = Channel(end, max_bytes=MAX_OUTPUT_BYTES + (1 << 20))
         self._stack.callback(channel.close)
         streams = Streams({out: "stdout", err: "stderr"})
         self._stack.callback(streams.close)
@@ -148,6 +149,11 @@ class World:
         self.usage = answer["usage"]
         return dict(answer)
 
+    @property
+    def cpu_s(self) -> float:
+        """What the sandbox had used of the processor when its steward spoke last."""
+        return float(self.usage.get("cpu_s", 0.0))
+
     def settle(self) -> None:
         """Remember who is in the sandbox now: they stay between checks."""
         self.ask_steward("settle")
@@ -176,7 +182,7 @@ class World:
         pid = pid if type(pid) is int and pid > 0 else 0
         self._snapshots.append(pid)
         self._stack.callback(ours.close)
-        return Channel(ours), pid
+        return Channel(ours, max_bytes=_MAX_ANSWER_BYTES), pid
 
     def fork_tester(self, fds: Sequence[int]) -> int:
         """Fork a tester that joins this sandbox; return its pidfd."""

@@ -92,6 +92,12 @@ class Shell(InteractiveShell):
     def init_io(self) -> None:
         """Leave the terminal alone."""
 
+    def init_ipython_dir(self, ipython_dir: str) -> None:
+        """Read no settings of whoever runs this, and write none."""
+
+    def init_profile_dir(self, profile_dir: object) -> None:
+        """Likewise."""
+
     def enable_gui(self, gui: str | None = None) -> None:
         """Have no event loop to enable; ``%matplotlib inline`` asks."""
 

@@ -8,6 +8,8 @@ It is forked for each submission, so what it learns of one ends with it. It answ
 from __future__ import annotations
 
 import base64
+import contextlib
+import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -50,7 +52,8 @@ class Steward:
         }
 
     def _op_interrupt(self, request: dict[str, Any]) -> dict[str, Any]:
-        self._student.signal(signal.SIGINT)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._student.pid, signal.SIGINT)  # the commands that the cell waits for too
         return {}
 
     def _op_kill(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -18,12 +18,14 @@ import io
 import os
 import signal
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Awaitable, Iterator
 from typing import Any
 
 from cnlab.grading import plain, raised
+from cnlab.grading.capture import MAX_OUTPUT_BYTES, harmless
 from cnlab.grading.channel import Channel
 
 _HARNESS = (__file__,)
@@ -67,11 +69,14 @@ class Server:
 
     def _publish(self, output: dict[str, Any]) -> None:
         """Send an output, and wait until it was put after what has been printed."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # it may display when no cell runs
+        if "data" in output:
+            output["data"] = harmless(output["data"])
+            if sum(map(len, output["data"].values())) > MAX_OUTPUT_BYTES:
+                output["data"] = {"text/plain": "(a display that is too large was left out)"}
         _flush()
-        try:
-            self._channel.send({"output": output})
-        except (TypeError, ValueError):  # no JSON, or too much of it
-            return
+        self._channel.send(output_message(output))
         self._channel.receive()
 
     def _op_fork(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -201,6 +206,11 @@ class Server:
         if "error" in answer:
             raise raised.Raised.read(answer["error"]).exception({})
         return self._taken(answer["value"])
+
+
+def output_message(output: dict[str, Any]) -> plain.Json:
+    """Return the message for an output: its kind and its data, the rest may be no JSON."""
+    return {"output": {key: output[key] for key in ("output_type", "data") if key in output}}
 
 
 def state_of(value: object) -> dict[str, object]:

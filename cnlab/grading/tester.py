@@ -28,7 +28,7 @@ from typing import Any
 from cnlab.grading import notebook as words
 from cnlab.grading.channel import Channel
 from cnlab.grading.proxies import Notebook
-from cnlab.grading.student import open_channel, print_to
+from cnlab.grading.student import open_channel, output_message, print_to
 
 _MARGIN_S = 1.0  # who asks the notebook hears that it is late before the cell's own time is up
 
@@ -134,7 +134,7 @@ class Tester:
 
     def _publish(self, output: dict[str, Any]) -> None:
         sys.stdout.flush()
-        self._channel.send({"output": output})
+        self._channel.send(output_message(output))
         self._channel.receive()
 
 
