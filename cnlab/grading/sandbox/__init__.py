@@ -6,6 +6,7 @@ thread; ``join(box.reference)`` in a tester. `require_parts` says no where the h
 See: namespaces(7), cgroups(7), landlock(7), seccomp(2), and the modules here for what each part does.
 """
 
+from cnlab.grading.sandbox.birth import warm_up
 from cnlab.grading.sandbox.box import Reference, Sandbox, Student
 from cnlab.grading.sandbox.filesystem import HOME
 from cnlab.grading.sandbox.parts import Flavour, parts, require_parts
@@ -21,4 +22,5 @@ __all__ = [
     "join",
     "parts",
     "require_parts",
+    "warm_up",
 ]

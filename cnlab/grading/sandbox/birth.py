@@ -14,11 +14,28 @@ import os
 import socket
 from typing import NoReturn
 
-from cnlab.grading.sandbox import confinement, filesystem, guard, messages, ownership, rooted, watchdog
+from cnlab.grading.sandbox import (
+    confinement,
+    filesystem,
+    guard,
+    messages,
+    ownership,
+    rooted,
+    system_calls,
+    watchdog,
+)
+from cnlab.grading.sandbox.parts import Flavour
 from cnlab.grading.sandbox.plan import Plan, run
 from cnlab.linux import syscalls
 from cnlab.linux.idmaps import IdMap, write_gid_map, write_uid_map
 from cnlab.linux.rtnetlink import Rtnetlink
+
+
+def warm_up(flavour: Flavour = "plain") -> None:
+    """Find out here what would else be found out anew in each sandbox."""
+    filesystem.environment_paths()
+    filesystem.system_paths()
+    system_calls.program(flavour)
 
 
 def begin(plan: Plan) -> tuple[int, int, socket.socket]:

@@ -98,6 +98,7 @@ class Sandbox:
         """
         name = f"{os.getpid()}-{next(_numbers)}"
         is_root = self.flavour == "root"
+        birth.warm_up(self.flavour)
         self._group = groups.make(name, self.limits, self._missing, is_delegated=is_root)
         try:
             plan = Plan(self.limits, program, self._files, keep_fds, self._missing, self._group, self.flavour)

@@ -8,9 +8,10 @@ limited size. Nothing else of the machine is there: no home, no course, no ``/ru
 See: pivot_root(2), mount_setattr(2), tmpfs(5).
 """
 
+import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from cnlab.errors import InvalidValue
@@ -25,11 +26,16 @@ USER, GROUP = 1000, 1000
 
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _ETC = (
-    *("alternatives", "debian_version", "fonts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime"),
-    *("magic", "mime.types", "os-release", "protocols", "python3", "services", "ssl/certs", "terminfo"),
-    *("timezone", "ImageMagick-6", "java-17-openjdk", "perl"),
+    "alternatives",
+    "fonts",
+    "ld.so.cache",
+    "localtime",
+    "mime.types",
+    "os-release",
+    "services",
+    "ssl/certs",
 )
-_ENVIRONMENT = ("bin", "lib", "lib64", "include", "share", "etc", "ssl", "apt", "pyvenv.cfg")
+_ENVIRONMENT = ("bin", "lib", "lib64", "share", "etc", "ssl", "apt", "pyvenv.cfg")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
 _WRITABLE = {"var/tmp": "tmp", "tmp": "tmp", HOME.lstrip("/"): "home", "dev/shm": "shm"}
@@ -45,7 +51,8 @@ _FILES = {
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 0x1, 0x2, 0x4
 
 
-def environment_paths() -> list[Path]:
+@functools.cache
+def environment_paths() -> tuple[Path, ...]:
     """Return what makes up this Python environment: not whole directories, which may hold a course too."""
     import cnlab
 
@@ -56,7 +63,14 @@ def environment_paths() -> list[Path]:
     for path in sorted(path for path in dict.fromkeys(found) if path.exists() or path.is_symlink()):
         if not any(path.is_relative_to(above) for above in (*system, *kept)):
             kept.append(path)
-    return kept
+    return tuple(kept)
+
+
+@functools.cache
+def system_paths() -> tuple[Path, ...]:
+    """Return what of the system a program needs, symbolic links too."""
+    paths = (*(Path("/") / name for name in _SYSTEM), *(Path("/etc") / name for name in _ETC))
+    return tuple(path for path in paths if path.is_symlink() or path.exists())
 
 
 def _prefixes() -> list[str]:
@@ -103,7 +117,7 @@ def open_proc() -> int:
     return proc
 
 
-def _mount_point(needed: list[Path]) -> Path:
+def _mount_point(needed: Sequence[Path]) -> Path:
     """Return a directory to cover: one that holds nothing we still need."""
     for candidate in map(Path, ("/mnt", "/media", "/srv", "/tmp")):
         if candidate.is_dir() and not any(path.is_relative_to(candidate) for path in needed):
@@ -112,15 +126,10 @@ def _mount_point(needed: list[Path]) -> Path:
 
 
 def _show_system(root: Path) -> None:
-    for path in (*(Path("/") / name for name in _SYSTEM), *_etc(), *environment_paths()):
-        if path.is_symlink() or path.exists():
-            show(path, root)
+    for path in (*system_paths(), *environment_paths()):
+        show(path, root)
     for name, text in _FILES.items():
         (root / name).write_text(text)
-
-
-def _etc() -> Iterator[Path]:
-    return (Path("/etc") / name for name in _ETC)
 
 
 def show(path: Path, root: Path) -> None:

@@ -104,14 +104,14 @@ def look(post: Post) -> None:
     post.watch.next_look = time.monotonic() + _LOOK_EVERY_S
     _reap()
     disk = os.fstatvfs(post.disk)
-    events, is_over = post.watch.look(
+    events = post.watch.look(
         reading(post),
         wall_s=time.monotonic() - post.began,
         disk_left=min(disk.f_bavail, disk.f_ffree),
     )
     for event in events:
         messages.send(post.zygote, {"event": event.to_dict()})
-    if is_over:
+    if post.watch.is_over:
         _kill_all()
 
 

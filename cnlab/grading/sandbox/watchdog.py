@@ -24,9 +24,10 @@ class Watch:
     peak_bytes: int = 0
     next_look: float = 0.0  # by the monotonic clock
     told: set[str] = field(default_factory=set)
+    is_over: bool = False  # and stays so: what is born in the last moment has to end too
 
-    def look(self, now: Reading, *, wall_s: float, disk_left: float = 1.0) -> tuple[list[Event], bool]:
-        """Return what is new, and whether the sandbox has to end for it.
+    def look(self, now: Reading, *, wall_s: float, disk_left: float = 1.0) -> list[Event]:
+        """Return what is new; `is_over` then says whether the sandbox has to end.
 
         Args:
             now: what is used and refused, in all.
@@ -42,19 +43,18 @@ class Watch:
         if disk_left <= 0 and self._first("disk"):
             text = f"{self.limits.tmp_bytes // MIB} MiB or {self.limits.tmp_files} files are full"
             events.append(Event("disk", text))
-        is_over = False
         if now.memory_peak_bytes > self.limits.memory_bytes and self._first("memory"):
             events.append(Event("memory", f"ended at more than {self.limits.memory_bytes // MIB} MiB"))
-            is_over = True
+            self.is_over = True
         if now.cpu_s > self.limits.cpu_s and self._first("cpu"):
             events.append(Event("cpu", f"ended after {self.limits.cpu_s:g} s of processor time"))
-            is_over = True
+            self.is_over = True
         if wall_s > self.limits.notebook_s and self._first("time"):
             events.append(Event("time", f"ended after {self.limits.notebook_s:g} s"))
-            is_over = True
+            self.is_over = True
         self.last = now
         self.peak_bytes = max(self.peak_bytes, now.memory_peak_bytes)
-        return events, is_over
+        return events
 
     def _first(self, kind: str) -> bool:
         is_first = kind not in self.told
