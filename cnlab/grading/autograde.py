@@ -209,8 +209,9 @@ class Autograding:
             return self._failed(pending, errors[0])
         notebooks = {master.name: self._notebook_of(pending, master) for master in self._assignment.masters}
         marks = {notebook: marks_of(cells) for notebook, cells in notebooks.items()}
-        page_cells = self._sealed(pending, notebooks)
-        staged = self._staged(pending, page_cells)
+        for notebook, cells in notebooks.items():
+            self._seal(cells, pending.results.get(notebook))
+        staged = self._staged(pending, notebooks)
         journal.remove(self._course, name, student)
         timestamp = _timestamp(pending)
         with self._books.transaction() as gradebook:
@@ -242,29 +243,22 @@ class Autograding:
         result = pending.results[master.name]
         return finished_notebook(pending.notebooks[master.name], result, self._course.config)
 
-    def _sealed(
-        self, pending: _Pending, notebooks: Mapping[str, dict[str, Any]]
-    ) -> dict[str, dict[str, Any]]:
-        """Hide hidden tests in what is written, for nbgrader's feedback is made of it."""
+    def _seal(self, notebook: dict[str, Any], result: Result | None) -> None:
+        """Leave what may be shown to the student, for nbgrader's feedback is made of it."""
         clear = self._course.config.ClearHiddenTests
-        marks = {
+        markers = {
             "begin": clear.get("begin_test_delimeter", display.BEGIN),
             "end": clear.get("end_test_delimeter", display.END),
         }
-        for name, notebook in notebooks.items():
-            cells = pending.results[name].cells if name in pending.results else ()
-            ran = {cell.index: cell for cell in cells}
-            for index, cell in enumerate(notebook["cells"]):
-                if cell["cell_type"] == "code" and cell["metadata"].get("nbgrader", {}).get("grade"):
-                    how = ran.get(index, CellResult(index, "", "skipped"))
-                    display.seal(
-                        cell,
-                        status=how.status,
-                        shown=getattr(how, "shown", None),
-                        line=getattr(how, "line", 0),
-                        **marks,
-                    )
-        return dict(notebooks)
+        ran = {cell.index: cell for cell in result.cells} if result else {}
+        for index, cell in enumerate(notebook["cells"]):
+            claims = cell["metadata"].get("nbgrader", {})
+            if cell["cell_type"] != "code":
+                if not claims.get("locked"):
+                    cell["source"] = display.harmless_text(cell["source"])
+            elif claims.get("grade"):
+                how = ran.get(index, CellResult(index, "", "skipped"))
+                display.seal(cell, status=how.status, shown=how.shown, line=how.line, **markers)
 
     def _staged(self, pending: _Pending, notebooks: Mapping[str, dict[str, Any]]) -> Path:
         """Write the autograded directory beside its place."""
@@ -298,7 +292,9 @@ class Autograding:
             wall_s=sum(result.wall_s for result in results),
             usage={
                 "cpu_s": sum(result.usage.get("cpu_s", 0.0) for result in results),
-                "memory_bytes": max((result.usage.get("memory_peak_bytes", 0) for result in results), default=0),
+                "memory_bytes": max(
+                    (result.usage.get("memory_peak_bytes", 0) for result in results), default=0
+                ),
             },
             cells=tuple(
                 entry

@@ -1,6 +1,7 @@
 """What of a graded notebook may be shown, and to whom.
 
-Interface: `harmless` keeps the outputs that a page can show without running anything of the student's.
+Interface: `harmless` keeps the outputs that a page can show without running anything of the student's;
+`harmless_text` does the same to Markdown, for nbgrader's pages show the HTML in it as it is.
 `seal` hides what would tell hidden tests: their source, and all that was printed, raised or shown once they
 ran, for it may hold their input. The whole goes into the cell's metadata, which no page shows; `unseal` puts
 it back for the instructor, `with_message` adds what a hidden check said.
@@ -35,6 +36,11 @@ _TEXTS = frozenset({"text/plain", "text/latex"})
 _PICTURES = frozenset({"image/png", "image/jpeg", "image/svg+xml"})  # shown in <img>, where no script runs
 _MARKUP = frozenset({"text/html", "text/markdown"})
 _TAGS = frozenset(bleach.ALLOWED_TAGS) | {"br", "code", "div", "hr", "p", "pre", "span", "table", "td", "tr"}
+_TAG = re.compile(
+    r"<(?!https?://[^\s<>\"']+>|/?(?:b|br|code|em|h[1-6]|hr|i|kbd|li|ol|p|pre|strong|sub|sup|table|td|th|tr|u|ul)\s*/?>)"
+    r"(?=[a-z/!?])",
+    re.IGNORECASE,
+)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _IPYTHON_LINE = re.compile(r"^Cell In\s?\[\d+\], line (\d+)", re.MULTILINE)
 
@@ -59,6 +65,15 @@ def harmless(output: Mapping[str, Any]) -> dict[str, Any] | None:
     if kind == "execute_result":
         shown["execution_count"] = _count(output.get("execution_count"))
     return shown
+
+
+def harmless_text(markdown: str) -> str:
+    """Return Markdown in which only plain tags are tags.
+
+    Others get a space behind their ``<``, which shows them as they were written: in text, in code, and in
+    formulas, where a space means nothing.
+    """
+    return _TAG.sub("< ", markdown)
 
 
 def _harmless_data(data: object) -> dict[str, str]:

@@ -10,6 +10,7 @@ What is left out is said in one plain line each.
 
 import base64
 import binascii
+import errno
 import json
 import os
 import re
@@ -26,6 +27,7 @@ CELL_TYPES = ("code", "markdown", "raw")
 _FORMAT = 4  # of notebooks, "nbformat"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CELL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NOT_A_FILE = {errno.ELOOP: "is a link", errno.ENXIO: "is no regular file"}
 _PICTURES = ("image/png", "image/jpeg", "image/gif")
 
 
@@ -84,7 +86,8 @@ def read_submission(directory: Path, *, ignore: Sequence[str] = (), sizes: Sizes
             try:
                 data = _read(entry, min(room, sizes.file_bytes))
             except OSError as error:
-                problems.append(f"`{name}` cannot be read: {error.strerror}")
+                why = _NOT_A_FILE.get(error.errno or 0, f"cannot be read: {error.strerror}")
+                problems.append(f"`{name}` {why}; it was left out")
             except InvalidSubmission as error:
                 problems.append(f"`{name}` {error}; it was left out")
             else:
@@ -114,7 +117,10 @@ def _walk(
         if not _is_plain(name):
             problems.append(f"{path!a} is no name for a file; it was left out")
             continue
-        mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+        try:
+            mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            continue
         if not stat.S_ISDIR(mode):
             yield path, _Entry(directory, name)
         elif path.count("/") + 1 >= sizes.depth:
