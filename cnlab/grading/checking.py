@@ -18,9 +18,9 @@ from cnlab.grading import hidden
 from cnlab.grading.capture import Capture
 from cnlab.grading.job import CellResult, Job, Role, Status
 from cnlab.grading.processes import Snapshot, StudentProcess, TesterProcess, World
-from cnlab.grading.scores import fault_of_score
+from cnlab.grading.scores import fault_of_score, lost_of
 
-_BUSY = 0.5  # of the time; who was late and computed less may have waited for the machine
+_BUSY = 0.25  # of the time; who was late and computed less may have waited for the machine
 
 
 @dataclass
@@ -52,9 +52,11 @@ class Cell:
 
         `refused` are the cells that the sandbox refused something or ended.
         """
+        if self.index in refused:
+            return ""
         if self.status == "timeout" and self.cpu_s < _BUSY * self.wall_s:
             return f"{self.name} was late without being busy"
-        if self.status == "died" and self.index not in refused:
+        if self.status == "died":
             return f"{self.name} lost its process and nothing says why"
         return ""
 
@@ -192,8 +194,10 @@ class Attempt:
             return outcome.status == "ok"
         cell.outputs += capture.outputs
         cell.status, cell.line, cell.message = outcome.status, outcome.line, outcome.message
-        if cell.status == "ok" and ends and (fault := fault_of_score(cell.outputs, cell.points)):
-            cell.fail("failed", "ValueError", fault)
+        if cell.status == "ok" and ends:
+            cell.message = lost_of(cell.outputs)
+            if fault := fault_of_score(cell.outputs, cell.points):
+                cell.fail("failed", "ValueError", fault)
         return cell.status == "ok"
 
     def _reopen(self, tester: TesterProcess, done: list[Cell]) -> None:

@@ -108,6 +108,7 @@ def clean_environment() -> dict[str, str]:
 
 def main(fd: int, modules: Sequence[str]) -> None:
     """Import, warm up, then fork on request until the worker is gone."""
+    from cnlab.grading import sandbox
     from cnlab.grading.shell import make_shell, warm_up
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the worker's business
@@ -119,6 +120,8 @@ def main(fd: int, modules: Sequence[str]) -> None:
         for name in ("cnlab.grading.steward", "cnlab.grading.tester", *modules):
             importlib.import_module(name)
         warm_up(shell)
+        for flavour in ("plain", "root"):
+            sandbox.warm_up(flavour)
         del os.environ["HOME"], os.environ["MPLCONFIGDIR"]
     assert threading.active_count() == 1, f"a preloaded module started {threading.enumerate()[1:]}"
     gc.collect()

@@ -149,6 +149,11 @@ class World:
         self.usage = answer["usage"]
         return dict(answer)
 
+    def note(self, error: Exception) -> None:
+        """Put down that a cell was stopped for what it printed."""
+        if isinstance(error, OutputFlood):
+            self.events.append(Event("output", str(error), self.now))
+
     @property
     def cpu_s(self) -> float:
         """What the sandbox had used of the processor when its steward spoke last."""
@@ -216,6 +221,7 @@ class StudentProcess:
             try:
                 return _outcome(self._follow(capture, deadline), capture)
             except (TimeoutError, OutputFlood) as error:
+                self._world.note(error)
                 why = _why_stopped(error, time.monotonic() - begun)
                 self._interrupt(capture)
                 capture.outputs[:] = [out for out in capture.outputs if out["output_type"] != "error"]
@@ -353,6 +359,7 @@ class TesterProcess:
             try:
                 answer = self._follow(capture, deadline)
             except (TimeoutError, OutputFlood) as error:
+                self._world.note(error)
                 return self._stop(capture, error, float(str(request["seconds"])))
         except (OSError, plain.NotPlain, OutputFlood) as error:
             self.close()
