@@ -94,7 +94,7 @@ class Submission:
 
     @property
     def score(self) -> float | None:
-        """All points less the penalty for being late, as nbgrader exports them; None if it could not be run."""
+        """All points less the penalty for being late, as nbgrader exports them; None if it did not run."""
         if self.run.error:
             return None
         return max(0.0, sum(score.points for score in self.scores.values()) - self.penalty)
@@ -172,7 +172,7 @@ def read_class(course: Course, assignment: str) -> ClassRecord:
                 if each.id in submissions
                 else None,
             )
-            for each in gradebook.students
+            for each in sorted(gradebook.students, key=_by_name)
         )
         return ClassRecord(assignment, found.duedate, tuple(_checks(course, found)), students)
 
@@ -207,6 +207,10 @@ def plain(text: object) -> str:
     """Return `text` without terminal colours and without characters that no file can hold."""
     kept = _ANSI.sub("", str(text)).encode("utf-8", "replace").decode()
     return "".join(char for char in kept if char in "\n\t" or char.isprintable())
+
+
+def _by_name(student: Any) -> tuple[str, str, str]:
+    return student.last_name or "", student.first_name or "", student.id
 
 
 def _checks(course: Course, found: Any) -> Iterator[Check]:

@@ -76,8 +76,10 @@ CLASS = {
         f"def total(numbers):\n    return '''</td></table>{MARKUP}'''",
         scores=dict.fromkeys(POINTS, 0),
         reasons={"check-total": f"=HYPERLINK(1): {MARKUP}"},
-        events=[{"kind": "files", "text": f"open({MARKUP})", "cell": "total"}],
-        repairs=[MARKUP],
+        events=[
+            {"kind": "files", "text": f"open({MARKUP})", "cell": cell} for cell in ("total", None, "mean")
+        ],
+        repairs=[MARKUP] * 1000,
     ),
     "fay": Work(scores=dict.fromkeys(POINTS), error=f"the machine went away {MARKUP}"),
     "mia": None,
@@ -150,11 +152,17 @@ def test_late_submissions_are_listed_with_their_penalty(tables: dict[str, Table]
 
 def test_events_repairs_and_troubles_name_the_student(tables: dict[str, Table]) -> None:
     """Each is a reason to look at one notebook."""
-    assert rows(tables["events"], "student", "kind", "cell") == [(EVIL, "files", "total")]
-    assert tables["repairs"].column("student") == ["dan", EVIL]
+    assert rows(tables["events"], "student", "kind", "times", "cells") == [(EVIL, "files", 3, "total, mean")]
+    assert set(tables["repairs"].column("student")) == {"dan", EVIL}
     troubles = dict(rows(tables["troubles"], "student", "trouble"))
     assert troubles["cyd"] == "`check-mean` ran out of time and was run again in a fresh sandbox"
     assert troubles["fay"].startswith("not run: the machine went away")
+
+
+def test_a_student_with_a_thousand_oddities_does_not_hide_the_others(tables: dict[str, Table]) -> None:
+    """A page is read from its top, and somebody may want it full."""
+    assert tables["repairs"].column("student").count(EVIL) == 21
+    assert (EVIL, "and 980 more of the kind") in tables["repairs"].rows
 
 
 def test_who_handed_in_nothing_or_could_not_be_run_has_no_score(tables: dict[str, Table]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import statistics
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -61,7 +62,7 @@ def _sections(tables: Mapping[str, Table]) -> Iterator[tuple[str, str, str]]:
     yield "distribution", "How the class did", _picture(lambda look: figures.distribution(percents, look))
     yield "tasks", "Task by task", _shares(tasks, "task") + _table(tasks, "tasks")
     yield "checks", "The hardest checks", _shares(checks, "check") + _table(checks, "checks")
-    yield "reasons", "Why checks fail", _table(tables["reasons"], "reasons")
+    yield "reasons", "Why checks fail", _table(_in_brief(tables["reasons"]), "reasons")
     seconds = students.numbers("seconds")
     yield "times", "How long submissions ran", _picture(lambda look: figures.times(seconds, look), seconds)
     hours = students.numbers("hours after due")
@@ -70,6 +71,12 @@ def _sections(tables: Mapping[str, Table]) -> Iterator[tuple[str, str, str]]:
     yield "events", "What the sandbox refused or ended", _table(tables["events"], "events")
     yield "repairs", "What was put right before it ran", _table(tables["repairs"], "repairs")
     yield "troubles", "Troubles of the runs", _table(tables["troubles"], "troubles")
+
+
+def _in_brief(reasons: Table) -> Table:
+    """Name of each reason's students, which stand last, only the first; the file has all."""
+    rows = tuple((*row[:-1], textwrap.shorten(str(row[-1]), 120, placeholder=" …")) for row in reasons.rows)
+    return Table(reasons.headings, rows)
 
 
 def _due(record: ClassRecord) -> str:

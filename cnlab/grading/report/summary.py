@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
-from cnlab.grading.records import Check, ClassRecord, Student, Submission
+from cnlab.grading.records import Check, ClassRecord, Event, Student, Submission
 from cnlab.grading.report.reasons import common_reasons
 from cnlab.grading.report.tables import Cell, Table
 from cnlab.grading.similarity import Pair
 
 HARMLESS = frozenset({"ok", ""})
+MOST_OF_ONE = 20  # rows about one student: who hands in a thousand oddities must not hide the others
 
 
 def tables_of(record: ClassRecord, pairs: Sequence[Pair] = ()) -> dict[str, Table]:
@@ -138,14 +139,17 @@ def late(record: ClassRecord) -> Table:
 
 
 def events(record: ClassRecord) -> Table:
-    """A row a thing that the sandbox refused or ended; who did most comes first."""
-    busiest = sorted(record.submitted, key=lambda each: -len(each[1].run.events))
-    rows = (
-        (student.id, event.kind, event.cell, event.text)
-        for student, submission in busiest
-        for event in submission.run.events
-    )
-    return Table(("student", "kind", "cell", "what happened"), tuple(rows))
+    """A row a student and a kind of thing that the sandbox refused or ended, the most frequent first."""
+    found: dict[tuple[str, str], list[Event]] = {}
+    for student, submission in record.submitted:
+        for event in submission.run.events:
+            found.setdefault((student.id, event.kind), []).append(event)
+    rows = [
+        (student, kind, len(alike), _listed(event.cell for event in alike), alike[0].text)
+        for (student, kind), alike in found.items()
+    ]
+    rows.sort(key=lambda row: -row[2])
+    return Table(("student", "kind", "times", "cells", "first"), tuple(rows))
 
 
 def repairs(record: ClassRecord) -> Table:
@@ -186,7 +190,15 @@ def similar(pairs: Iterable[Pair]) -> Table:
 def _per_student(
     record: ClassRecord, texts: Callable[[Submission], Iterable[str]]
 ) -> Iterable[tuple[Cell, ...]]:
-    return ((student.id, text) for student, submission in record.submitted for text in texts(submission))
+    for student, submission in record.submitted:
+        said = list(texts(submission))
+        yield from ((student.id, text) for text in said[:MOST_OF_ONE])
+        if len(said) > MOST_OF_ONE:
+            yield student.id, f"and {len(said) - MOST_OF_ONE} more of the kind"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(name for name in names if name))
 
 
 def _keys(checks: Iterable[Check]) -> list[tuple[str, str]]:
