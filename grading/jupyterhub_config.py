@@ -33,6 +33,7 @@ c.JupyterHub.bind_url = f"http://127.0.0.1:{port}"
 c.JupyterHub.hub_port = port + 1
 c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{port + 2}"
 c.ConfigurableHTTPProxy.command = [
+    *("setpriv", "--pdeathsig", "TERM"),  # a hub that dies takes its proxy along
     "node",
     f"{grading}/node_modules/configurable-http-proxy/bin/configurable-http-proxy",
 ]
@@ -69,7 +70,7 @@ def for_teaching(value, otherwise=""):
 
 
 def open_course(spawner):
-    """Let the instructor's JupyterLab show the course: formgrader opens notebooks below that directory only."""
+    """Let the instructor's JupyterLab show the course: formgrader opens nothing beside it."""
     if spawner.user.name == instructor:
         spawner.notebook_dir = f"{place.course}"
 

@@ -86,6 +86,7 @@ class CgroupV1:
         cpu_max: as for `cgroups.Cgroup`; likewise the others.
         memory_max: bytes or text like ``"64M"``.
         pids_max: processes and threads.
+        also: controllers in whose trees the group is to be too, without a limit.
     """
 
     def __init__(
@@ -95,13 +96,14 @@ class CgroupV1:
         cpu_max: CpuMaxLike | None = None,
         memory_max: Size | None = None,
         pids_max: int | str | None = None,
+        also: Iterable[str] = (),
     ) -> None:
         if name in ("", ".", "..") or "/" in name:
             raise InvalidValue(f"{name!r} is no name for a cgroup; expected a directory name like 'demo'")
         lines = Limits(cpu_max=cpu_max, memory_max=memory_max, pids_max=pids_max).lines()
         self.name = name
         self._lines = [line for pair in lines for line in translate(*pair)]
-        used = dict.fromkeys(file.partition(".")[0] for file, _ in self._lines)
+        used = dict.fromkeys([*(file.partition(".")[0] for file, _ in self._lines), *also])
         self.paths: Mapping[str, Path] = {used_name: own_group(used_name) / name for used_name in used}
         if not used:
             raise InvalidValue("a version 1 group needs a limit: its controllers are separate trees")
@@ -109,7 +111,7 @@ class CgroupV1:
     def __enter__(self) -> Self:
         made: list[Path] = []
         try:
-            for path in self.paths.values():
+            for path in dict.fromkeys(self.paths.values()):  # one tree may have several controllers
                 path.mkdir()
                 made.append(path)
             for file, line in self._lines:
@@ -134,8 +136,8 @@ class CgroupV1:
         return self.paths[controller] / file
 
     def _kill(self) -> list[int]:
-        """Kill one by one whom we find; those forked meanwhile are found the next time."""
-        pids = self.pids()
+        """Kill one by one whom we find, groups below too; those forked meanwhile are found the next time."""
+        pids = self._pids_below()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -153,6 +155,13 @@ class CgroupV1:
         """Return the numbers of its processes."""
         texts = ((path / "cgroup.procs").read_text() for path in self.paths.values() if path.exists())
         return sorted({int(pid) for text in texts for pid in text.split()})
+
+    def _pids_below(self) -> list[int]:
+        found: set[int] = set()
+        for directory, _, _ in (place for path in self.paths.values() for place in os.walk(path)):
+            with contextlib.suppress(FileNotFoundError):  # a group below has gone meanwhile
+                found.update(map(int, Path(directory, "cgroup.procs").read_text().split()))
+        return sorted(found)
 
     def add(self, pid: int) -> None:
         """Move a process into the group, tree by tree."""
@@ -189,9 +198,10 @@ def translate(file: str, line: str) -> list[tuple[str, str]]:
 
 def _removed(path: Path) -> bool:
     try:
-        path.rmdir()
+        for directory, _, _ in os.walk(path, topdown=False):
+            os.rmdir(directory)
     except FileNotFoundError:
-        return True
+        return not path.exists()
     except OSError as error:
         if error.errno != errno.EBUSY:  # a process that has ended stays a member until it is reaped
             raise

@@ -1,7 +1,7 @@
 // node play_course.mjs ADDRESS PICTURES: one assignment at the hub, from release to feedback, as people click it.
 //
-// The first line of standard input is JSON: the teacher, the students, their passwords and answers. Prints a line of
-// JSON after each act and waits for a line, while the caller looks at the machine.
+// The first line of standard input is JSON: who teaches and learns, by which passwords, the answers, the command that
+// grades. Prints a line of JSON after each act and waits for a line, while the caller looks at the machine.
 
 import { createInterface } from "node:readline";
 import { withBrowser } from "../browser/chromium.mjs";
@@ -9,7 +9,7 @@ import { withBrowser } from "../browser/chromium.mjs";
 const [address, pictures] = process.argv.slice(2);
 const caller = createInterface({ input: process.stdin });
 const lines = caller[Symbol.asyncIterator]();
-const { assignment, teacher, students, passwords, answers, due } = JSON.parse((await lines.next()).value);
+const { assignment, teacher, students, passwords, answers, due, grading } = JSON.parse((await lines.next()).value);
 const complaints = [];
 
 async function tell(act, facts, pages) {
@@ -110,7 +110,7 @@ async function fetchFeedback(page) {
   await page.locator("#refresh_assignments_list").click();
   const row = inList(page, "submitted");
   await row.getByRole("button", { name: "Fetch Feedback", exact: true }).click();
-  await row.getByRole("link", { name: "(view feedback)" }).click();
+  await row.getByText("(view feedback)").click();
   await page.locator(".jp-DirListing-item").filter({ hasText: `${assignment}.html` }).dblclick();
   const shown = page.locator(".jp-HTMLViewer:visible iframe").contentFrame();
   return shown.locator("body").innerText();
@@ -118,7 +118,7 @@ async function fetchFeedback(page) {
 
 async function typeInTerminal(page, command) {
   await page.getByRole("menuitem", { name: "File", exact: true }).click();
-  await page.getByRole("menuitem", { name: "New", exact: true }).hover();
+  await page.locator(".lm-Menu-itemLabel").getByText("New", { exact: true }).click();
   await page.getByRole("menuitem", { name: "Terminal", exact: true }).click();
   await page.locator(".jp-Terminal .xterm-screen").click();
   await page.keyboard.type(`${command}\n`);
@@ -143,7 +143,7 @@ async function play(browser) {
 
   const collected = await press(desk, "collect");
   await tell("collected", { collected }, { teacher: desk });
-  await typeInTerminal(desk, `cnlab grade autograde ${assignment}`);
+  await typeInTerminal(desk, grading);
   await tell("autograding", {}, { teacher: desk });
   await desk.screenshot({ path: `${pictures}/hub-autograded-teacher.png` });
   await desk.locator(".lm-TabBar-tab").filter({ hasText: "Formgrader" }).click();

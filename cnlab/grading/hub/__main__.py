@@ -15,6 +15,7 @@ import getpass
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -41,8 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CnlabError as error:
         print(f"hub: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,18 +102,29 @@ def _require_proxy() -> None:
 
 
 def _run(command: Sequence[str], settings: dict[str, str]) -> int:
-    """Run the hub to its end; it ends with us, however we do."""
-    with subprocess.Popen(
+    """Run the hub to its end; it ends with us, however we do.
+
+    It is told to end once: a second signal would break off its own tidying up.
+    """
+    hub = subprocess.Popen(
         command,
         env=os.environ | settings,
         cwd=Path(settings["CNLAB_HUB_PLACE"], "jupyterhub"),
-        preexec_fn=lambda: syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 15),
-    ) as hub:
-        while True:
-            try:
-                return hub.wait()
-            except KeyboardInterrupt:  # the terminal has told the hub too; it ends its servers now
-                continue
+        start_new_session=True,  # Ctrl-C comes to us alone
+        close_fds=False,  # what the guard of a demonstration waits for
+        preexec_fn=lambda: syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM),
+    )
+    told: list[int] = []
+
+    def tell(number: int, frame: object) -> None:
+        if not told:
+            told.append(number)
+            hub.terminate()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, tell)
+    code = hub.wait()
+    return 0 if told else code
 
 
 if __name__ == "__main__":

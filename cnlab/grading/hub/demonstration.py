@@ -72,8 +72,9 @@ def _useradd(name: str, home: Path) -> None:
 
 @contextlib.contextmanager
 def _at_the_end(remove: Callable[[], None]) -> Iterator[None]:
-    """Fork a guard that calls `remove` when the block ends or this process does."""
+    """Fork a guard that calls `remove` when the block has ended, or this process and the hub have."""
     waiting, holding = os.pipe()
+    os.set_inheritable(holding, True)
     guard = os.fork()
     if guard == 0:
         with contextlib.suppress(BaseException):

@@ -12,7 +12,7 @@ import pwd
 from collections.abc import Callable
 from typing import Any
 
-from jupyterhub.spawner import LocalProcessSpawner  # type: ignore[import-untyped]
+from jupyterhub.spawner import LocalProcessSpawner
 from traitlets import Integer, Unicode
 from traitlets import Set as SetOf
 
@@ -28,17 +28,21 @@ class GroupSpawner(LocalProcessSpawner):  # type: ignore[misc]
     """Starts a user's server as that user, in a group with ``mem_limit``, ``cpu_limit`` and ``pids_limit``.
 
     A hub that is not root's serves one user, who could lift every limit: there is no group then. A root's hub
-    that can make no group starts no server.
+    that can make no group starts no server. Who grades may make groups below the own one: the sandboxes of
+    submissions need them.
     """
 
     pids_limit = Integer(512, help="Processes and threads a user may have.").tag(config=True)
-    unlimited_users = SetOf(Unicode(), help="Users without limits: those who grade.").tag(config=True)
+    unlimited_users = SetOf(Unicode(), help="Users without limits, who grade.").tag(config=True)
 
     async def start(self) -> Any:
         """Make the group, without what an earlier hub may have left of it, and start the server in it."""
         if os.geteuid() == 0:
             await asyncio.to_thread(self._end_group)
-            self._group().__enter__()
+            group = self._group()
+            group.__enter__()
+            if self.user.name in self.unlimited_users:
+                delegate(group, pwd.getpwnam(self.user.name).pw_uid)
         return await super().start()
 
     async def stop(self, now: bool = False) -> None:
@@ -65,12 +69,13 @@ class GroupSpawner(LocalProcessSpawner):  # type: ignore[misc]
 
     def _group(self) -> Cgroup | CgroupV1:
         """Return the user's group, made or not: its name is all that a restarted hub must know."""
-        limits: dict[str, Any] = {"pids_max": "max"}
-        if self.user.name not in self.unlimited_users:
-            limits = {"pids_max": self.pids_limit}
-            limits |= {"memory_max": self.mem_limit} if self.mem_limit else {}
-            limits |= {"cpu_max": (int(self.cpu_limit * _PERIOD_US), _PERIOD_US)} if self.cpu_limit else {}
-        return group_of(f"cnlab-hub-{pwd.getpwnam(self.user.name).pw_uid}", limits)
+        name = f"cnlab-hub-{pwd.getpwnam(self.user.name).pw_uid}"
+        if self.user.name in self.unlimited_users:
+            return group_of(name, {"cpu_max": "max", "memory_max": "max", "pids_max": "max"})
+        limits: dict[str, Any] = {"pids_max": self.pids_limit}
+        limits |= {"memory_max": self.mem_limit} if self.mem_limit else {}
+        limits |= {"cpu_max": (int(self.cpu_limit * _PERIOD_US), _PERIOD_US)} if self.cpu_limit else {}
+        return group_of(name, limits)
 
 
 def group_of(name: str, limits: dict[str, Any]) -> Cgroup | CgroupV1:
@@ -80,4 +85,17 @@ def group_of(name: str, limits: dict[str, Any]) -> Cgroup | CgroupV1:
         require_controllers(group.path.parent, [f"{key.replace('_', '.')}" for key in limits])
         return group
     except MissingFeature:
-        return CgroupV1(name, **limits)
+        return CgroupV1(name, **limits, also=["cpuacct"])
+
+
+def delegate(group: Cgroup | CgroupV1, uid: int) -> None:
+    """Let a user make groups below this one and move the own processes there; its limits stay root's.
+
+    See: cgroups(7), "Delegation".
+    """
+    paths = [group.path] if isinstance(group, Cgroup) else group.paths.values()
+    for path in paths:
+        os.chown(path, uid, -1)
+        for file in ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks"):
+            if (path / file).exists():
+                os.chown(path / file, uid, -1)
