@@ -14,21 +14,20 @@ See: setns(2), user_namespaces(7), ptrace(2), "Ptrace access mode checking".
 
 import contextlib
 import os
-import select
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from cnlab.errors import InvalidValue
 from cnlab.linux import children, syscalls
-from cnlab.linux.namespaces import Child, IdMap, spawn
 from cnlab.linux.nsfs import flags_for, namespaces_of
 
 pid: int | None = None
 """The student's process as the tester sees it, 0 while it has none; None where checks run in the notebook."""
 
 _PRIVATE = Path("/mnt")  # a directory of every Linux system that no program uses by itself
-_TIMEOUT_S = 20.0
+_mounted: set[int] = set()  # the testers that have done so
 
 
 def process() -> int:
@@ -36,38 +35,29 @@ def process() -> int:
     return os.getpid() if pid is None else pid
 
 
-@contextlib.contextmanager
-def bystander(argv: Sequence[str], *, new: Sequence[str] = ()) -> Iterator[Child]:
-    """Start a command beside the notebook, with the notebook's rights, and end it with the block.
+def bystander(
+    argv: Sequence[str], *, new: Sequence[str] = ()
+) -> contextlib.AbstractContextManager[children.Child]:
+    """Start a command beside the notebook, with the notebook's rights; it ends with the block.
 
     Args:
         argv: the command. It inherits descriptors that are inheritable.
-        new: kinds of namespaces that it is born in. In a new user namespace the id maps are empty.
+        new: kinds of namespaces that it is in, but for "pid". In a new user namespace the id maps are empty.
+
+    Raises:
+        InvalidValue: it cannot be in a new pid namespace: that is for the children of who makes it.
     """
-    maps: tuple[IdMap, ...] | None = () if "user" in new else None
-    if pid is None:
-        with spawn(argv, new=new, uid_map=maps, gid_map=maps) as child:
-            yield child
-        return
-    reading, writing = os.pipe()
+    flags = flags_for(*new)
+    if flags & syscalls.CLONE_NEWPID:
+        raise InvalidValue("bystander(new=...): a process does not enter a pid namespace that it makes")
+    enter = None if pid is None else _entering(pid, is_root=True)
 
-    def program() -> None:
-        with spawn(argv, new=new, uid_map=maps, gid_map=maps) as child:
-            os.write(writing, str(child.pid).encode())
-            os.close(writing)
-            child.wait()
+    def be_beside() -> None:
+        if enter is not None:
+            enter()
+        syscalls.unshare(flags)
 
-    with open(reading) as told, children.start(program, in_child=_entering(pid, is_root=True)):
-        os.close(writing)
-        is_told = select.select([told], [], [], _TIMEOUT_S)[0]
-        number = int(told.read(16) or 0) if is_told else 0
-        if not number:
-            raise ChildProcessError(f"bystander({' '.join(argv)}): it did not start; see what was printed")
-        pidfd = syscalls.pidfd_open(number)
-        try:
-            yield Child(number, pidfd)
-        finally:
-            os.close(pidfd)
+    return children.start(argv, in_child=be_beside)
 
 
 @contextlib.contextmanager
@@ -112,8 +102,9 @@ def private_directory(prefix: str = "") -> "tempfile.TemporaryDirectory[str]":
     """
     if pid is None:
         return tempfile.TemporaryDirectory(prefix=prefix)
-    if not os.path.ismount(_PRIVATE):
-        syscalls.mount("tmpfs", _PRIVATE, "tmpfs", data="mode=700")
+    if os.getpid() not in _mounted:
+        syscalls.mount("tmpfs", _PRIVATE, "tmpfs", data="mode=700")  # only the tester's view has it
+        _mounted.add(os.getpid())
     return tempfile.TemporaryDirectory(prefix=prefix, dir=_PRIVATE)
 
 
