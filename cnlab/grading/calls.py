@@ -123,7 +123,7 @@ class Call:
 
     def end(self) -> None:
         """End the process, and everything that came of it."""
-        _end_descendants(self.pid)
+        end_descendants(self.pid)
         with contextlib.suppress(ProcessLookupError):
             syscalls.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         select.select([self._pidfd], [], [], _END_S)
@@ -188,7 +188,7 @@ def calling(
     """
     name = getattr(function, "__name__", repr(function))
     helper, *first = by if isinstance(by, tuple) else (by,)
-    home = notebook.namespaces()
+    home = namespaces_of(notebook.process())
     with contextlib.ExitStack() as stack:
         answers, theirs = (stack.enter_context(end) for end in socket.socketpair())
         output_fd = os.memfd_create("output")
@@ -285,7 +285,7 @@ def _exit_code_of_zombie(pid: int) -> list[int]:
     return [os.waitstatus_to_exitcode(int(fields[-1]))] if fields[0] == "Z" else []
 
 
-def _end_descendants(pid: int) -> None:
+def end_descendants(pid: int) -> None:
     """Kill what descends from `pid`, which is stopped so that it makes no more."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)

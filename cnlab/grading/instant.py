@@ -68,7 +68,7 @@ class LiveNotebook:
         self._pid = pid
         self._stack.callback(os.waitpid, pid, 0)
         self._stack.callback(os.kill, pid, signal.SIGKILL)
-        self._stack.callback(calls._end_descendants, pid)
+        self._stack.callback(calls.end_descendants, pid)
         channel = Channel(ours)
         self._stack.callback(channel.close)
         return Snapshot(channel, pid)
@@ -115,5 +115,5 @@ class LiveNotebook:
 
     def sweep(self, forks: Sequence[int]) -> None:
         """End what the last check has started."""
-        calls._end_descendants(self._pid)
+        calls.end_descendants(self._pid)
         os.kill(self._pid, signal.SIGCONT)
