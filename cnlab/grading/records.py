@@ -62,7 +62,7 @@ class Event:
 class Run:
     """How grading a submission went, as its journal says."""
 
-    outcomes: Mapping[str, Outcome] = field(default_factory=dict)  # by the check's name
+    outcomes: Mapping[tuple[str, str], Outcome] = field(default_factory=dict)  # by notebook and check
     events: tuple[Event, ...] = ()
     repairs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -274,7 +274,7 @@ def run_of(remembered: Journal) -> Run:
     """Return what a journal says; what it quotes from a student is made safe to print."""
     return Run(
         outcomes={
-            cell["grade_id"]: Outcome(
+            (cell.get("notebook") or remembered.notebooks[0], cell["grade_id"]): Outcome(
                 cell["status"], plain(cell.get("reason") or ""), _finite(cell.get("wall_s")) or 0.0
             )
             for cell in remembered.cells
@@ -298,9 +298,10 @@ def run_of(remembered: Journal) -> Run:
 def _run_of_outputs(directory: Path) -> Run:
     from nbformat import v4
 
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[tuple[str, str], Outcome] = {}
     for path in sorted(directory.glob("*.ipynb")):
-        outcomes |= failures_in(v4.reads(path.read_text(encoding="utf-8")))
+        found = failures_in(v4.reads(path.read_text(encoding="utf-8")))
+        outcomes |= {(path.stem, name): outcome for name, outcome in found.items()}
     return Run(outcomes)
 
 

@@ -117,6 +117,7 @@ def _add_work(course, gradebook, student, done):
 def _journal(student, done):
     cells = [
         {
+            "notebook": LAB,
             "grade_id": name,
             "points": points,
             "score": done.scores.get(name),
@@ -140,6 +141,7 @@ def _journal(student, done):
         events=tuple(done.events),
         repairs=tuple(done.repairs),
         notes=tuple(done.notes),
+        notebooks=(LAB,),
         error=done.error,
     )
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import nbformat
 import pytest
 from grading.classroom import LAB, POINTS, Work, make_course, source
 from nbformat import v4
+from student import ROOT
 
 from cnlab.grading.course import Course
 from cnlab.grading.records import ClassRecord, NoSuchAssignment, Submission, plain, read_class, tasks_of
@@ -68,6 +73,16 @@ def test_checks_stand_under_their_headings_in_the_notebooks_order(record: ClassR
     assert [check.name for check in record.checks if check.is_manual] == ["question"]
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("labs/*/lab*.ipynb")), ids=lambda path: path.stem)
+def test_every_check_of_the_labs_stands_under_a_task(path: Path) -> None:
+    """The report speaks of tasks as the lab does."""
+    tasks = tasks_of(nbformat.read(path, as_version=4))
+    titles = {title for name, title in tasks.items() if name.startswith("check-")}
+
+    assert titles
+    assert [title for title in titles if not re.match(r"Task \d · ", title) or "points" in title] == []
+
+
 def test_a_check_without_a_heading_is_a_task_of_its_own() -> None:
     """Not all labs have headings."""
     notebook = v4.new_notebook(cells=[cell for cell in source().cells if cell.cell_type == "code"])
@@ -96,16 +111,16 @@ def test_reasons_are_read_from_the_outputs_where_nbgrader_graded(record: ClassRe
     """Half a class may have been graded before the course had a sandbox."""
     outcomes = submission_of(record, "stock").run.outcomes
 
-    assert (outcomes["check-mean"].status, outcomes["check-mean"].reason) == (
+    assert (outcomes[LAB, "check-mean"].status, outcomes[LAB, "check-mean"].reason) == (
         "failed",
         "AssertionError: expected 1",
     )
-    assert outcomes["check-total"].status == "ok"
+    assert outcomes[LAB, "check-total"].status == "ok"
 
 
 def test_colours_and_direction_marks_of_a_message_are_gone(record: ClassRecord) -> None:
     """They would paint a terminal, or turn a line around."""
-    assert submission_of(record, "eve").run.outcomes["check-total"].reason == "Oops: ab"
+    assert submission_of(record, "eve").run.outcomes[LAB, "check-total"].reason == "Oops: ab"
 
 
 def test_text_that_no_file_can_hold_becomes_text_that_one_can() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import subprocess
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -90,6 +91,15 @@ CLASS = {
 def course(tmp_path_factory: pytest.TempPathFactory) -> Course:
     """A class of seven."""
     return make_course(tmp_path_factory.mktemp("course"), CLASS, {"ada": (MARKUP, "=1+1")})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where the kernel that executes the notebook leaves what it leaves."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -88,11 +88,9 @@ def checks(record: ClassRecord) -> Table:
     rows = []
     for check in record.checks:
         scores = [score.points for score in record.scores_of(check) if not score.needs_person]
-        outcomes = [
-            submission.run.outcomes[check.name]
-            for _, submission in record.submitted
-            if check.name in submission.run.outcomes
-        ]
+        key = (check.notebook, check.name)
+        runs = [submission.run.outcomes for _, submission in record.submitted]
+        outcomes = [outcomes[key] for outcomes in runs if key in outcomes]
         cut = sum(outcome.status in {"timeout", "died"} for outcome in outcomes)
         times = [outcome.wall_s for outcome in outcomes if outcome.wall_s]
         median = statistics.median(times) if times else None
@@ -117,7 +115,7 @@ def reasons(record: ClassRecord) -> Table:
     said = (
         (name, student.id, outcome.reason or outcome.status)
         for student, submission in record.submitted
-        for name, outcome in submission.run.outcomes.items()
+        for (_, name), outcome in submission.run.outcomes.items()
         if outcome.reason or outcome.status not in HARMLESS
     )
     rows = tuple(
