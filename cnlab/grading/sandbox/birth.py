@@ -17,6 +17,7 @@ from typing import NoReturn
 from cnlab.grading.sandbox import (
     confinement,
     filesystem,
+    groups,
     guard,
     messages,
     ownership,
@@ -32,7 +33,8 @@ from cnlab.linux.rtnetlink import Rtnetlink
 
 
 def warm_up(flavour: Flavour = "plain") -> None:
-    """Find out here what would else be found out anew in each sandbox."""
+    """Find out here what would else be found out anew in each sandbox, and clean up after killed ones."""
+    groups.remove_stale()
     filesystem.environment_paths()
     filesystem.system_paths()
     system_calls.program(flavour)

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cnlab.grading.limits import Event, Limits, Usage
-from cnlab.grading.sandbox import birth, groups, messages
+from cnlab.grading.sandbox import birth, filesystem, groups, messages
 from cnlab.grading.sandbox.parts import Flavour
 from cnlab.grading.sandbox.plan import Plan
 from cnlab.linux import syscalls
@@ -53,6 +53,9 @@ class Sandbox:
             own, inside a private kernel.
         files: the submission's files, by their names below `HOME`.
         accept: parts that this host refuses and the instructor does without; see `require_parts`.
+
+    Raises:
+        InvalidValue: a name of a file leads elsewhere.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class Sandbox:
     ) -> None:
         self.limits = limits or Limits()
         self.flavour = flavour
-        self._files = dict(files or {})
+        self._files = {filesystem.check_name(name): content for name, content in (files or {}).items()}
         self._missing = frozenset(accept)
         self._group = groups.Group()
         self._first: tuple[int, int] | None = None  # pid, pidfd
@@ -98,7 +101,6 @@ class Sandbox:
         """
         name = f"{os.getpid()}-{next(_numbers)}"
         is_root = self.flavour == "root"
-        birth.warm_up(self.flavour)
         self._group = groups.make(name, self.limits, self._missing, is_delegated=is_root)
         try:
             plan = Plan(self.limits, program, self._files, keep_fds, self._missing, self._group, self.flavour)

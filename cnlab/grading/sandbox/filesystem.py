@@ -179,7 +179,7 @@ def _make_writable(root: Path, limits: Limits, owner: int) -> None:
 def write_files(directory: Path, files: Mapping[str, bytes], owner: int) -> None:
     """Write a submission's files below `directory`, and give them to `owner`."""
     for name, content in files.items():
-        path = directory / check_name(name)
+        path = directory / name
         for parent in reversed(path.relative_to(directory).parents):
             if not (made := directory / parent).exists():
                 made.mkdir()

@@ -61,11 +61,11 @@ def keep_watch(post: Post) -> NoReturn:
 
 
 def _stand_back(post: Post) -> None:
-    """Keep only what watching needs: few descriptors, and the capability to kill."""
+    """Keep only what watching needs: few descriptors, to kill, to remove groups below a read-only root."""
     kept = {post.zygote.fileno(), post.proc, post.disk, *post.group.fds}
     confinement.close_others(kept if post.listener is None else {*kept, post.listener})
     post.zygote.setblocking(False)
-    wanted = mask_of("CAP_KILL", *(["CAP_SYS_PTRACE"] if post.counts_itself else []))
+    wanted = mask_of("CAP_KILL", "CAP_DAC_OVERRIDE", *(["CAP_SYS_PTRACE"] if post.counts_itself else []))
     keep = wanted & syscalls.capget()[1]
     syscalls.capset(keep, keep, 0)
     syscalls.set_no_new_privs()

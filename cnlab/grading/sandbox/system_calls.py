@@ -43,7 +43,8 @@ _NEW = (
     *(syscalls.CLONE_NEWNS, syscalls.CLONE_NEWCGROUP, syscalls.CLONE_NEWUTS, syscalls.CLONE_NEWIPC),
     *(syscalls.CLONE_NEWUSER, syscalls.CLONE_NEWPID, syscalls.CLONE_NEWNET),
 )
-_FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK; AF_VSOCK, say, knows no namespaces
+_FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6; AF_VSOCK, say, knows no namespaces
+_AF_NETLINK, _NETLINK_ROUTE = 16, 0
 _PERSONAS = (0, 0x0008, 0x20000, 0x20008, 0xFFFF_FFFF)
 _RLIMIT_CORE = 4
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
@@ -88,6 +89,7 @@ def _conditional() -> list[dict[str, Any]]:
         *(_rule("ioctl", _NOTIFY, _is(1, request)) for request in (_TIOCSTI, _TIOCLINUX)),
         _rule("ioctl", _ALLOW, _any()),
         *(_rule("socket", _ALLOW, _is(0, family)) for family in _FAMILIES),
+        _rule("socket", _ALLOW, _is(0, _AF_NETLINK), _is(2, _NETLINK_ROUTE)),
         _rule("socket", _NOTIFY, _any()),
         *(_rule("personality", _ALLOW, _is(0, persona)) for persona in _PERSONAS),
         _rule("personality", _NOTIFY, _any()),
