@@ -109,7 +109,8 @@ def confine(accepted: Collection[str]) -> int | None:
     """Restrict files by Landlock and calls by seccomp; return the descriptor of the filter's listener."""
     Path("/proc/self/oom_score_adj").write_text(_OOM_FIRST)
     if "landlock" not in accepted:
-        landlock.Ruleset(read_only=["/"], read_write=_WRITABLE, tcp=True).restrict_self()
+        has_network = "network-namespace" not in accepted  # one of its own; else TCP would be the host's
+        landlock.Ruleset(read_only=["/"], read_write=_WRITABLE, tcp=has_network).restrict_self()
     return None if "seccomp" in accepted else system_calls.load("plain")
 
 

@@ -6,13 +6,21 @@ See: user_namespaces(7), "User and group ID mappings".
 import os
 from pathlib import Path
 
-from cnlab.linux.idmaps import IdMap, write_gid_map, write_uid_map
+from cnlab.linux.idmaps import IdMap, read_uid_map, write_gid_map, write_uid_map
 
 _FIRST_ID, _IDS, _RANGES = 0x7000_0000, 0x1_0000, 0x4000  # above what people and container engines use
 
 TESTER_IDS = 1_000_000
 STUDENT_IDS = TESTER_IDS - 1
 """How many ids, from 0 on, a student who is root has; the tester has one more, which owns its limits."""
+
+
+def can_lend_ids() -> bool:
+    """Whether we are root and have ids of nobody to give: root of a small user namespace has none."""
+    if os.geteuid() != 0:
+        return False
+    last = first_id() + TESTER_IDS - 1
+    return any(m.inside <= first_id() and last < m.inside + m.count for m in read_uid_map())
 
 
 def first_id() -> int:

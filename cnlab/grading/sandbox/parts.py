@@ -78,7 +78,7 @@ def _reason(attempt: Callable[[], object]) -> str:
 
 def _in_child(attempt: Callable[[], object], *, flags: int = 0) -> int:
     """Call `attempt` in a child; raise its error, or return the signal that ended it, if any."""
-    is_root = os.geteuid() == 0
+    is_root = ownership.can_lend_ids()
     user, group = os.geteuid(), os.getegid()
     ours, theirs = messages.pair()
     pid, pidfd = syscalls.clone3(flags | (0 if is_root or not flags else syscalls.CLONE_NEWUSER))
