@@ -113,6 +113,11 @@ class GradingMachine:
         notes = (f"the machine was thrown away, for there was left: {'; '.join(left)}",) if left else ()
         return replace(result, notes=(*result.notes, *notes), wall_s=time.monotonic() - begin)
 
+    @property
+    def pid(self) -> int:
+        """The process beside the machine, which stands for all of it."""
+        return self._machine.process.pid
+
     def close(self) -> None:
         """End the machine and all that runs in it."""
         self._stack.close()

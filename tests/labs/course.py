@@ -13,6 +13,8 @@ from labs.mistakes import Mistake
 from nbformat import NotebookNode
 from student import ROOT, Student
 
+from cnlab.grading import display
+
 STUB = "# YOUR CODE HERE\nraise NotImplementedError()"
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 
@@ -59,14 +61,21 @@ class Course:
 
     def nbgrader(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run nbgrader as `grading/nbgrader_config.py` says: in its directory."""
+        return self._run("nbgrader", *arguments)
+
+    def grade(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``cnlab grade`` there."""
+        return self._run("cnlab", "grade", *arguments)
+
+    def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         done = self.student.run(
-            ["nbgrader", *arguments],
+            list(command),
             cwd=ROOT / "grading",
             env={"CNLAB_COURSE": str(self.directory)},
             timeout=500,
             check=False,
         )
-        assert done.returncode == 0, f"nbgrader {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
         return done
 
     def release(self) -> NotebookNode:
@@ -112,6 +121,8 @@ class Course:
         Text on stderr counts too: nbgrader gives no points for a check that writes there.
         """
         notebook = nbformat.read(self._notebook("autograded", name), as_version=4)
+        for cell in notebook.cells:
+            display.unseal(cell)
         return {
             str(nbgrader_of(cell)["grade_id"]): (
                 f"{output.ename}: {output.evalue}" if output.output_type == "error" else output.text

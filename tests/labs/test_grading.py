@@ -1,7 +1,8 @@
-"""Each lab grades as it should: by nbgrader's own commands, on the private kernel, without privileges.
+"""Each lab grades as it should: by ``cnlab grade`` and by nbgrader alone, without privileges.
 
-A run of a lab boots a machine, so all submissions of a lab are graded in one go, two labs at a time, and the
-mistakes are shared out to three students. What each must lose and be told tells them apart.
+All submissions of a lab are graded in one go, two labs at a time. The mistakes are shared out to three
+students; what each must lose and be told tells them apart. nbgrader's own commands run on the solution, so
+that the same checks are known to work inside the notebook as well.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def mistakes_of(lab: str) -> dict[str, Mistake]:
 
 
 LABS = {lab: mistakes for lab in FOLDERS if (mistakes := mistakes_of(lab))}
+STOCK = "by-nbgrader"  # the student whose solution nbgrader grades without us
 AT_A_TIME = 2  # each boots machines of its own
 
 pytestmark = [pytest.mark.needs_uml, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -72,7 +74,7 @@ def graded(graded_labs: dict[str, Graded], lab: str) -> Graded:
 
 
 def grade(course: Course) -> Graded:
-    """Take a lab through the whole of nbgrader."""
+    """Take a lab through all steps."""
     release = course.release()
     right = solutions(source_of(course.lab))
     groups = shared_out(LABS[course.lab])
@@ -81,9 +83,12 @@ def grade(course: Course) -> Graded:
     course.submit("untouched", release)
     for name, mistakes in students.items():
         course.submit(name, mistaken(release, right, mistakes))
+    course.submit(STOCK, filled_in(release, right))
+    course.nbgrader("autograde", course.lab, f"--student={STOCK}")
     validation = course.validate(source_of(course.lab))
-    course.nbgrader("autograde", course.lab)
-    course.nbgrader("generate_feedback", course.lab)
+    graded = ["solved", "untouched", *students]
+    course.grade("autograde", course.lab, "--jobs=1", *(f"--student={name}" for name in graded))
+    course.grade("feedback", course.lab)
     return Graded(course, release, validation, students, course.points())
 
 
@@ -102,13 +107,14 @@ def test_lab_has_six_mistakes_to_plant(lab: str) -> None:
     assert len(mistakes_of(lab)) >= 6
 
 
+@pytest.mark.parametrize("student", ["solved", STOCK])
 @pytest.mark.parametrize("lab", LABS)
-def test_solution_scores_full_marks(graded: Graded, lab: str) -> None:
-    """Otherwise nobody can."""
-    points = graded.points["solved"]
+def test_solution_scores_full_marks(graded: Graded, lab: str, student: str) -> None:
+    """Otherwise nobody can; and it must not matter who grades."""
+    points = graded.points[student]
 
     assert {check: points[check] for check in automatic(graded.release)} == automatic(graded.release)
-    assert graded.course.failures("solved") == {}
+    assert graded.course.failures(student) == {}
 
 
 @pytest.mark.parametrize("lab", LABS)
