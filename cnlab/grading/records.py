@@ -136,12 +136,6 @@ class ClassRecord:
         """Those who handed something in."""
         return [(student, student.submission) for student in self.students if student.submission]
 
-    def scores_of(self, check: Check) -> list[Score]:
-        """The scores for `check` of those whose work has run."""
-        key = (check.notebook, check.name)
-        ran = (submission.scores for _, submission in self.submitted if not submission.run.error)
-        return [scores[key] for scores in ran if key in scores]
-
 
 def read_class(course: Course, assignment: str) -> ClassRecord:
     """Read what is known about `assignment`.

@@ -29,7 +29,7 @@ LEAST_TOKENS = 30  # below, an answer is too short to be somebody's own
 LEAST_SCORE = 0.8
 ALL_BUT_THE_SAME = 0.97
 MOST_CHARACTERS = 100_000  # of one cell, and
-MOST_TOKENS = 20_000  # of one student; both far above what a lab asks for
+MOST_TOKENS = 8_000  # of one student; both far above what a lab asks for
 
 _TOKEN = re.compile(
     r"""

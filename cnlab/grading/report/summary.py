@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from cnlab.grading.records import Check, ClassRecord, Event, Student, Submission
@@ -11,6 +13,8 @@ from cnlab.grading.report.tables import Cell, Table
 from cnlab.grading.similarity import Pair
 
 HARMLESS = frozenset({"ok", ""})
+CUT_SHORT = frozenset({"timeout", "died"})
+_HOW_IT_WENT = ("points", "mean %", "median %", "all points", "some", "none", "timed out or died", "median s")
 MOST_OF_ONE = 20  # rows about one student: who hands in a thousand oddities must not hide the others
 
 
@@ -64,65 +68,72 @@ def _student_row(record: ClassRecord, student: Student) -> tuple[Cell, ...]:
 
 def tasks(record: ClassRecord) -> Table:
     """A row a task, in the notebook's order; answers that wait for a person do not count."""
-    titles = list(dict.fromkeys(check.task for check in record.checks))
-    rows = []
-    for title in titles:
-        own = [check for check in record.checks if check.task == title]
-        points = sum(check.points for check in own)
-        graded = [
-            [submission.scores[key] for key in _keys(own) if key in submission.scores]
-            for _, submission in record.submitted
-            if not submission.run.error
-        ]
-        scores = [
-            sum(score.points for score in each)
-            for each in graded
-            if not any(score.needs_person for score in each)
-        ]
-        rows.append((title, points, *_shares(scores, points)))
-    return Table(("task", "points", "mean %", "all points", "some", "none"), tuple(rows))
+    found: dict[str, list[Check]] = {}
+    for check in record.checks:
+        found.setdefault(check.task, []).append(check)
+    return Table(
+        ("task", *_HOW_IT_WENT), tuple((title, *_how_it_went(record, own)) for title, own in found.items())
+    )
 
 
 def checks(record: ClassRecord) -> Table:
     """A row a check, the hardest first; answers that wait for a person do not count."""
-    rows = []
-    for check in record.checks:
-        scores = [score.points for score in record.scores_of(check) if not score.needs_person]
-        key = (check.notebook, check.name)
-        runs = [submission.run.outcomes for _, submission in record.submitted]
-        outcomes = [outcomes[key] for outcomes in runs if key in outcomes]
-        cut = sum(outcome.status in {"timeout", "died"} for outcome in outcomes)
-        times = [outcome.wall_s for outcome in outcomes if outcome.wall_s]
-        median = statistics.median(times) if times else None
-        rows.append((check.name, check.task, check.points, *_shares(scores, check.points), cut, median))
-    rows.sort(key=lambda row: 101 if row[3] is None else row[3])
-    headings = (
-        "check",
-        "task",
-        "points",
-        "mean %",
-        "all points",
-        "some",
-        "none",
-        "timed out or died",
-        "median s",
+    labels = _labels(record)
+    rows = [(labels[_key(check)], check.task, *_how_it_went(record, [check])) for check in record.checks]
+    rows.sort(key=lambda row: row[3] if isinstance(row[3], float) else math.inf)
+    return Table(("check", "task", *_HOW_IT_WENT), tuple(rows))
+
+
+def _how_it_went(record: ClassRecord, own: Sequence[Check]) -> tuple[Cell, ...]:
+    """Return the columns `_HOW_IT_WENT` for some checks taken together."""
+    points = sum(check.points for check in own)
+    scores: list[float] = []
+    seconds: list[float] = []
+    cut = 0
+    for _, submission in record.submitted:
+        mine = [submission.scores[_key(check)] for check in own if _key(check) in submission.scores]
+        if mine and not submission.run.error and not any(score.needs_person for score in mine):
+            scores.append(sum(score.points for score in mine))
+        ran = [
+            submission.run.outcomes[_key(check)] for check in own if _key(check) in submission.run.outcomes
+        ]
+        cut += any(outcome.status in CUT_SHORT for outcome in ran)
+        seconds += filter(None, [sum(outcome.wall_s for outcome in ran)])
+    full = sum(score >= points for score in scores)
+    none = sum(score <= 0 < points for score in scores)
+    return (
+        points,
+        _percent(statistics.fmean, scores, points),
+        _percent(statistics.median, scores, points),
+        full,
+        len(scores) - full - none,
+        none,
+        cut,
+        statistics.median(seconds) if seconds else None,
     )
-    return Table(headings, tuple(rows))
 
 
 def reasons(record: ClassRecord) -> Table:
     """A row a reason why a check failed, the commonest first."""
+    labels = _labels(record)
+    tasks_by_label = {labels[_key(check)]: check.task for check in record.checks}
     said = (
-        (name, student.id, outcome.reason or outcome.status)
+        (labels.get(key, key[1]), student.id, outcome.reason or outcome.status)
         for student, submission in record.submitted
-        for (_, name), outcome in submission.run.outcomes.items()
+        for key, outcome in submission.run.outcomes.items()
         if outcome.reason or outcome.status not in HARMLESS
     )
     rows = tuple(
-        (reason.check, len(reason.students), reason.message, ", ".join(reason.students))
+        (
+            tasks_by_label.get(reason.check, ""),
+            reason.check,
+            len(reason.students),
+            reason.message,
+            ", ".join(reason.students),
+        )
         for reason in common_reasons(said)
     )
-    return Table(("check", "students", "message", "who"), rows)
+    return Table(("task", "check", "students", "message", "who"), rows)
 
 
 def late(record: ClassRecord) -> Table:
@@ -199,16 +210,23 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(name for name in names if name))
 
 
-def _keys(checks: Iterable[Check]) -> list[tuple[str, str]]:
-    return [(check.notebook, check.name) for check in checks]
+def _key(check: Check) -> tuple[str, str]:
+    return check.notebook, check.name
 
 
-def _shares(scores: Sequence[float], points: float) -> tuple[Cell, int, int, int]:
-    """Return the mean in per cent, and how many have all points, some, and none."""
-    mean = round(100 * statistics.fmean(scores) / points, 1) if scores and points else None
-    full = sum(score >= points for score in scores)
-    none = sum(score <= 0 < points for score in scores)
-    return mean, full, len(scores) - full - none, none
+def _labels(record: ClassRecord) -> dict[tuple[str, str], str]:
+    """Return what to call each check: its name, with its notebook's where two have the same."""
+    often = Counter(check.name for check in record.checks)
+    return {
+        _key(check): check.name if often[check.name] == 1 else f"{check.notebook}/{check.name}"
+        for check in record.checks
+    }
+
+
+def _percent(
+    average: Callable[[Sequence[float]], float], scores: Sequence[float], points: float
+) -> float | None:
+    return round(100 * average(scores) / points, 1) if scores and points else None
 
 
 def _hours_after_due(record: ClassRecord, submission: Submission) -> float | None:
