@@ -1,5 +1,5 @@
 # Each target is one line that a person could type.
-.PHONY: lab test lint notebooks book bench grade binder-check lock clean
+.PHONY: lab test lint notebooks book bench grade hub binder-check lock clean
 
 lab:  ## set up, then open JupyterLab on the welcome notebook; LAB_ARGS="--no-browser --port 8890"
 	python3 bootstrap.py && .venv/bin/cnlab lab $(LAB_ARGS)
@@ -21,6 +21,9 @@ bench:  ## print the figures the course promises, as ratios measured in one run
 
 grade:  ## run, mark and report what was handed in; ASSIGNMENT=lab01-namespaces GRADE_ARGS="--jobs 4"
 	python3 bootstrap.py && .venv/bin/cnlab grade autograde $(ASSIGNMENT) $(GRADE_ARGS) && .venv/bin/cnlab grade feedback $(ASSIGNMENT) && .venv/bin/cnlab grade report $(ASSIGNMENT)
+
+hub:  ## JupyterHub for a class; root: HUB_ARGS=--demo or HUB_ARGS="--instructor alice"
+	python3 bootstrap.py --hub && .venv/bin/python -m cnlab.grading.hub $(HUB_ARGS)
 
 binder-check:  ## build Binder's image here and run the notebooks and labs in it; slow, needs root
 	python3 bootstrap.py && .venv/bin/python tests/binder/check.py

@@ -1,6 +1,7 @@
 """Set up the course in this checkout: a Python environment in `.venv` and the system programs it needs.
 
     python3 bootstrap.py             what `make lab` needs
+    python3 bootstrap.py --hub       also what `make hub` needs: the proxy in front of JupyterHub, and Node
     python3 bootstrap.py --tests     also what `make test` needs
     python bootstrap.py --active     the same in the environment of the Python that runs this: conda, Binder
     python3 bootstrap.py --lock      write requirements.lock and the two environment.yml anew
@@ -467,7 +468,7 @@ dependencies:
     return head + "".join(f"      - {pin}\n" for pin in pins)
 
 
-def set_up(env: Environment, *, tests: bool) -> None:
+def set_up(env: Environment, *, hub: bool, tests: bool) -> None:
     """Bring an environment and the system's programs up to date with the files that name them."""
     if env == VENV:
         if not is_usable(env):
@@ -483,19 +484,31 @@ def set_up(env: Environment, *, tests: bool) -> None:
         install = partial(install_programs, env, names, daemons=path.parent.name == "tests")
         env.once(f"{path.parent.name}-apt", fingerprint(path), install)
     env.once("uml", UML_SUITE, lambda: install_kernel(env))
-    if tests:
-        env.once("npm", fingerprint(ROOT / "tests/browser/package-lock.json"), install_node_packages)
+    if hub and not shutil.which("npm"):
+        install_node()
+    for folder in (["grading"] if hub or tests else []) + (["tests/browser"] if tests else []):
+        step = f"npm-{folder.replace('/', '-')}"
+        install = partial(install_node_packages, ROOT / folder)
+        env.once(step, fingerprint(ROOT / folder / "package-lock.json"), install)
 
 
-def install_node_packages() -> None:
-    """Install what the browser test drives Chromium with."""
+def install_node() -> None:
+    """Install Node into the system: unpacked elsewhere, Debian's does not find its own modules."""
+    if as_root() is None:
+        raise SetupError("the hub's proxy needs Node 18 or newer and npm; as root: apt-get install nodejs npm")
+    apt_install(["nodejs", "npm"])
+
+
+def install_node_packages(folder: Path) -> None:
+    """Install what a package-lock.json names: the hub's proxy, what the tests drive Chromium with."""
     npm = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-    run(npm, "cannot install the browser test's Node packages", cwd=ROOT / "tests/browser")
+    run(npm, f"cannot install the Node packages of {folder.relative_to(ROOT)}", cwd=folder)
 
 
 def main() -> int:
     """Run the command line; 0 when all is set up, 1 with one clear line when not."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--hub", action="store_true", help="also install what the hub needs")
     parser.add_argument("--tests", action="store_true", help="also install what the tests need")
     parser.add_argument("--active", action="store_true", help="fill the running Python's environment")
     parser.add_argument("--lock", action="store_true", help="write the lists of pinned versions anew")
@@ -507,7 +520,8 @@ def main() -> int:
     try:
         if options.lock:
             write_lock()
-        set_up(Environment(Path(sys.prefix)) if options.active else VENV, tests=options.tests)
+        env = Environment(Path(sys.prefix)) if options.active else VENV
+        set_up(env, hub=options.hub, tests=options.tests)
     except SetupError as problem:
         say(str(problem))
         return 1

@@ -223,7 +223,7 @@ def test_two_runs_at_once_take_turns(monkeypatch, tmp_path):
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["bootstrap.py"])
 
-    def set_up(env: Environment, *, tests: bool) -> None:
+    def set_up(env: Environment, *, hub: bool, tests: bool) -> None:
         other = os.open(tmp_path, os.O_RDONLY)
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
