@@ -25,7 +25,7 @@ from cnlab.grading.instant import LiveNotebook
 from cnlab.grading.job import Status
 from cnlab.grading.processes import Outcome, Snapshot
 from cnlab.grading.scores import fault_of_score
-from cnlab.grading.tasks import CheckCell, Sheet, Task, choose, read_tasks
+from cnlab.grading.tasks import CheckCell, Sheet, Task, choose, is_as_run, read_tasks
 from cnlab.grading.verdict import Card, State, TaskVerdict, Verdict
 
 CHECK_S = 60.0
@@ -215,7 +215,7 @@ def _sources(path: Path) -> set[str]:
 def _notes(tasks: Sequence[Task], ran: Sequence[str], path: Path) -> Iterator[str]:
     """Say what the student should know beside the verdicts."""
     answers = [answer for task in tasks for answer in task.solutions]
-    stale = [answer.defines or (answer.grade_id,) for answer in answers if answer.source not in ran]
+    stale = [answer.defines or (answer.grade_id,) for answer in answers if not is_as_run(answer, ran)]
     if stale:
         names = ", ".join(f"`{name}`" for defined in stale for name in defined)
         yield f"{names}: what you have run is not what {path.name} holds. Run the cell; save the notebook."

@@ -139,6 +139,13 @@ def choose(tasks: Sequence[Task], wanted: str | int) -> tuple[Task, ...]:
     raise InvalidValue(f"no task is called {wanted!r}; {hint}")
 
 
+def is_as_run(answer: Solution, ran: Sequence[str]) -> bool:
+    """Whether the last cell that was run to define what `answer` defines is that answer, to the letter."""
+    names = set(answer.defines)
+    last = next((source for source in reversed(ran) if names & set(_defined(source))), "")
+    return answer.source in (ran if not names else [last])
+
+
 def _named(task: Task, name: str) -> tuple[CheckCell, ...]:
     """Return the check of that grade id, or those that follow the answer of that name."""
     exact = tuple(check for check in task.checks if check.grade_id == name)
