@@ -255,7 +255,7 @@ class Autograding:
             claims = cell["metadata"].get("nbgrader", {})
             if cell["cell_type"] != "code":
                 if not claims.get("locked"):
-                    cell["source"] = display.harmless_text(cell["source"])
+                    cell["source"] = display.harmless_text(cell["source"], cell.get("attachments", ()))
             elif claims.get("grade"):
                 how = ran.get(index, CellResult(index, "", "skipped"))
                 display.seal(cell, status=how.status, shown=how.shown, line=how.line, **markers)
@@ -299,7 +299,9 @@ class Autograding:
             cells=tuple(
                 entry
                 for name, found in marks.items()
-                for entry in _entries(found, pending.results.get(name), pending.unreadable.get(name, ""))
+                for entry in _entries(
+                    name, found, pending.results.get(name), pending.unreadable.get(name, "")
+                )
             ),
             events=tuple(asdict(event) for result in results for event in result.events),
             repairs=tuple(pending.notes),
@@ -310,13 +312,14 @@ class Autograding:
         )
 
 
-def _entries(marks: Marks, result: Result | None, unreadable: str) -> Iterator[dict[str, Any]]:
+def _entries(notebook: str, marks: Marks, result: Result | None, unreadable: str) -> Iterator[dict[str, Any]]:
     """Say for each graded cell how it went."""
     cells = {cell.grade_id: cell for cell in result.cells} if result else {}
     for score in marks.scores.values():
         cell = cells.get(score.grade_id)
         status = cell.status if cell else "skipped" if unreadable else "ok"
         yield {
+            "notebook": notebook,
             "grade_id": score.grade_id,
             "points": score.points,
             "score": score.score,

@@ -120,7 +120,7 @@ def _show(run: "Autograding", runner: "Callable[[Iterable[Job]], Iterator[Result
 
 
 def _feedback(course: "Course", options: Options) -> int:
-    from cnlab.grading.feedback import send_feedback, write_feedback
+    from cnlab.grading.feedback import Pages, send_feedback, write_feedback
     from cnlab.grading.progress import progress
 
     students = options.student or course.students(options.assignment, "autograded")
@@ -131,16 +131,19 @@ def _feedback(course: "Course", options: Options) -> int:
         show_messages=options.show_hidden_messages,
         force=options.force,
     )
-    written = 0
+    written: list[Pages] = []
+    failed: list[Pages] = []
     with progress(len(students), "students") as advance:
-        for student, is_new in pages:
-            written += is_new
-            advance(student)
-    print(f"wrote feedback for {written} of {_count(students, 'student')}")
+        for page in pages:
+            advance(page.student)
+            (failed if page.error else written if page.is_new else []).append(page)
+    print(f"wrote feedback for {len(written)} of {_count(students, 'student')}")
+    for page in failed:
+        _warn(f"{page.student} has no new page: {page.error}")
     if options.release:
         send_feedback(course, options.assignment)
         print("put it into the exchange")
-    return 0
+    return 1 if failed else 0
 
 
 def _report(course: "Course", options: Options) -> int:

@@ -12,7 +12,7 @@ makes itself, `ShowHiddenTests` for the formgrader.
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -41,6 +41,7 @@ _TAG = re.compile(
     r"(?=[a-z/!?])",
     re.IGNORECASE,
 )
+_ATTACHMENT = re.compile(r"attachment:([^\s)\"'>]*)", re.IGNORECASE)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _IPYTHON_LINE = re.compile(r"^Cell In\s?\[\d+\], line (\d+)", re.MULTILINE)
 
@@ -67,13 +68,14 @@ def harmless(output: Mapping[str, Any]) -> dict[str, Any] | None:
     return shown
 
 
-def harmless_text(markdown: str) -> str:
-    """Return Markdown in which only plain tags are tags.
+def harmless_text(markdown: str, attachments: Collection[str] = ()) -> str:
+    """Return Markdown in which only plain tags are tags, and no picture is missing.
 
-    Others get a space behind their ``<``, which shows them as they were written: in text, in code, and in
-    formulas, where a space means nothing.
+    Other tags get a space behind their ``<``, which shows them as they were written: in text, in code, and
+    in formulas, where a space means nothing. A link to an attachment that is not there would end nbconvert.
     """
-    return _TAG.sub("< ", markdown)
+    text = _TAG.sub("< ", markdown)
+    return _ATTACHMENT.sub(lambda link: link[0] if link[1] in attachments else f"attachment {link[1]}", text)
 
 
 def _harmless_data(data: object) -> dict[str, str]:

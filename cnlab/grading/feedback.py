@@ -10,9 +10,9 @@ come into the page.
 
 import contextlib
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,15 @@ from cnlab.grading.display import SealHiddenTests
 _TO_FETCH_IT = ("timestamp.txt", "submission_secret.txt")  # by these a student's own page is found
 
 
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """A student's pages: whether they were written now, and why one of them could not be, if so."""
+
+    student: str
+    is_new: bool
+    error: str = ""
+
+
 def write_feedback(
     course: Course,
     assignment: str,
@@ -35,8 +44,8 @@ def write_feedback(
     students: Sequence[str] = (),
     show_messages: bool = False,
     force: bool = False,
-) -> Iterator[tuple[str, bool]]:
-    """Write pages; yield each student, and whether the pages were new.
+) -> Iterator[Pages]:
+    """Write pages, of one student after the other.
 
     Args:
         course: whose.
@@ -53,17 +62,27 @@ def write_feedback(
         raise CnlabError(f"nothing of `{assignment}` by `{missing[0]}` was graded: autograde it first")
     converter = _converter(course, assignment, show_messages)
     for student in students or graded:
-        digest = _digest(course, assignment, student, show_messages)
-        remembered = course.private / "feedback" / assignment / f"{student}.sha256"
-        is_new = force or not _is_up_to_date(remembered, digest, course.feedback(student, assignment))
-        if is_new:
-            remembered.unlink(missing_ok=True)
-            staged = _rendered(course, converter, assignment, student)
-            put(staged, course.feedback(student, assignment))
-            shutil.rmtree(staged, ignore_errors=True)
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            remembered.write_text(digest)
-        yield student, is_new
+        try:
+            yield _written(course, converter, assignment, student, show_messages, force)
+        except Exception as error:  # whatever stands in a notebook, the others have their pages
+            yield Pages(student, is_new=False, error=f"{type(error).__name__}: {error}")
+
+
+def _written(
+    course: Course, converter: Any, assignment: str, student: str, show_messages: bool, force: bool
+) -> Pages:
+    place = course.feedback(student, assignment)
+    digest = _digest(course, assignment, student, show_messages)
+    remembered = course.private / "feedback" / assignment / f"{student}.sha256"
+    if not force and _is_up_to_date(remembered, digest, place):
+        return Pages(student, is_new=False)
+    remembered.unlink(missing_ok=True)
+    staged = _rendered(course, converter, assignment, student)
+    put(staged, place)
+    shutil.rmtree(staged, ignore_errors=True)
+    remembered.parent.mkdir(parents=True, exist_ok=True)
+    remembered.write_text(digest)
+    return Pages(student, is_new=True)
 
 
 def _converter(course: Course, assignment: str, show_messages: bool) -> Any:
@@ -155,8 +174,3 @@ def send_feedback(course: Course, assignment: str) -> None:
         ExchangeReleaseFeedback(coursedir=course.coursedir, config=course.config).start()
     except ExchangeError as error:
         raise CnlabError(f"the feedback cannot be put into the exchange: {error}") from None
-
-
-def page_of(course: Course, assignment: str, student: str, notebook: str) -> Path:
-    """Return where a student's page is."""
-    return Path(os.path.join(course.feedback(student, assignment), f"{notebook}.html"))

@@ -9,7 +9,7 @@ See: nbgrader.preprocessors.SaveAutoGrades and AssignLatePenalties.
 """
 
 import contextlib
-import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from cnlab.grading.course import Course
 
+_NUMPY_NUMBER = re.compile(r"^(?:np\.)?(?:float|int|uint)\d+\((.*)\)$")
 _LOCK_TIMEOUT_S = 60  # formgrader holds the database for milliseconds
 
 
@@ -89,7 +90,10 @@ def _engine(url: str) -> sqlalchemy.Engine:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a graded cell is worth; `score` is None where a person has to look, `problem` says why."""
+    """What a graded cell is worth; `score` is None where only a person can say.
+
+    With a `problem` a person has to look at the score.
+    """
 
     grade_id: str
     points: float
@@ -108,7 +112,8 @@ class Marks:
 def marks_of(notebook: Mapping[str, Any]) -> Marks:
     """Score a notebook that has run, by nbgrader's rules.
 
-    Where these give full points for a partial credit that is no number, or negative, a person has to look.
+    They give full points for a partial credit that is negative or not a number; here that is none, and a
+    person has to look.
     """
     scores, answered = {}, {}
     for plain in notebook["cells"]:
@@ -126,16 +131,26 @@ def marks_of(notebook: Mapping[str, Any]) -> Marks:
 
 def _score(cell: Any, grade_id: str) -> Score:
     points = float(cell.metadata.nbgrader.points)
-    result = next((o for o in cell.get("outputs", ()) if o.output_type == "execute_result"), None)
-    if result is not None and not utils.has_failed(cell) and not utils.is_solution(cell):
-        text = str(result.data.get("text/plain", ""))
-        with contextlib.suppress(ValueError):
-            partial = float(text)
-            if not math.isfinite(partial) or not 0 <= partial <= points:
-                return Score(grade_id, points, None, f"its last value {text} is not within 0 and {points:g}")
-        if not text:
-            return Score(grade_id, points, points)
-    return Score(grade_id, points, utils.determine_grade(cell)[0])
+    if cell.cell_type != "code" or utils.is_solution(cell):
+        return Score(grade_id, points, utils.determine_grade(cell)[0])
+    if utils.has_failed(cell):
+        return Score(grade_id, points, 0.0)
+    partial = _last_number(cell)
+    if partial is None:
+        return Score(grade_id, points, points)
+    if not 0 <= partial <= points:
+        return Score(grade_id, points, 0.0, f"its last value is {partial:g}, not from 0 to {points:g}")
+    return Score(grade_id, points, partial)
+
+
+def _last_number(cell: Any) -> float | None:
+    """Return the number that a check ends in, also one of numpy's, which nbgrader takes for a text."""
+    shown = [output for output in cell.get("outputs", ()) if output.output_type == "execute_result"]
+    text = str(shown[0].data.get("text/plain", "")) if shown else ""
+    try:
+        return float(_NUMPY_NUMBER.sub(r"\1", text))
+    except ValueError:
+        return None
 
 
 def record(
@@ -165,7 +180,9 @@ def _record_notebook(row: Any, marks: Marks) -> None:
         score = marks.scores.get(grade.cell.name)
         if score is not None:  # it is None for a task, whose points are a person's alone
             grade.auto_score = score.score
-            grade.needs_manual_grade = score.score is None or grade.manual_score is not None
+            grade.needs_manual_grade = (
+                score.score is None or bool(score.problem) or grade.manual_score is not None
+            )
     for comment in row.comments:
         if comment.cell.name in marks.answered:
             is_answered = marks.answered[comment.cell.name]

@@ -20,9 +20,9 @@ from cnlab.grading.course import Course
 class Journal:
     """How the grading of a submission went; times in seconds, `finished` in ISO 8601 and UTC.
 
-    `cells` have ``grade_id, points, score, status, reason, wall_s`` (score None: waits for a person);
-    `events` have ``kind, text, cell``; `repairs` and `notes` are plain text; `accepted` names the parts of
-    the sandbox that were missing.
+    `cells` have ``notebook, grade_id, points, score, status, reason, wall_s``, where a score of None waits
+    for a person; `events` have ``kind, text, cell``; `repairs` and `notes` are plain text; `accepted` names
+    the parts of the sandbox that were missing.
     """
 
     student: str

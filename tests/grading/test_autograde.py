@@ -211,7 +211,9 @@ def leaky(notebook: NotebookNode) -> NotebookNode:
 
 
 def scripted(notebook: NotebookNode) -> NotebookNode:
-    cell_of(notebook, "essay").source = "Well, <script>alert('ESSAY')</script> <b>so</b>"
+    cell_of(
+        notebook, "essay"
+    ).source = "Well, <script>alert('ESSAY')</script> <b>so</b> ![](attachment:gone.png)"
     page = "from IPython.display import HTML\nHTML('<script>alert(\"PAGE\")</script>')"
     notebook.cells.append(v4.new_code_cell(page))
     return notebook
