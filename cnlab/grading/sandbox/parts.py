@@ -19,7 +19,7 @@ from cnlab.linux import syscalls
 
 Flavour = Literal["plain", "root"]
 
-_TRY_CPU_S = 0.03
+_TRY_CPU_S = 2.0
 
 INDISPENSABLE = ("user-namespace", "pid-namespace", "mount-namespace", "private-root", "no-new-privs")
 """Without these there is no sandbox at all."""
@@ -125,7 +125,9 @@ def _seccomp() -> None:
     _in_child(attempt)
 
 
-def _in_group(controller: str, limits: Limits, attempt: Callable[[], object]) -> tuple[int, groups.Reading]:
+def _in_group(
+    controller: str, limits: Limits, attempt: Callable[[groups.Group], object]
+) -> tuple[int, groups.Reading]:
     """Call `attempt` in a group with one controller; return what ended its process, and what was counted."""
     missing = [part for name, part in groups.PARTS.items() if name != controller]
     group = groups.make(f"try-{controller}-{os.getpid()}", limits, missing)
@@ -133,7 +135,7 @@ def _in_group(controller: str, limits: Limits, attempt: Callable[[], object]) ->
 
         def program() -> None:
             group.enter()
-            attempt()
+            attempt(group)
 
         return _in_child(program), group.reading()
     finally:
@@ -142,12 +144,12 @@ def _in_group(controller: str, limits: Limits, attempt: Callable[[], object]) ->
 
 
 def _cgroup_memory() -> None:
-    ended_by, counted = _in_group("memory", Limits(memory_bytes=16 * MIB), lambda: bytearray(64 * MIB))
+    ended_by, counted = _in_group("memory", Limits(memory_bytes=16 * MIB), lambda _: bytearray(64 * MIB))
     assert ended_by, f"a process with a limit of 16 MiB took 64 MiB, {counted.oom_kills} processes killed"
 
 
 def _cgroup_pids() -> None:
-    def attempt() -> None:
+    def attempt(_: groups.Group) -> None:
         try:
             if os.fork() == 0:
                 os._exit(0)
@@ -159,8 +161,9 @@ def _cgroup_pids() -> None:
 
 
 def _cgroup_cpu() -> None:
-    def attempt() -> None:
-        while time.process_time() < _TRY_CPU_S:  # some kernels count whole ticks
+    def attempt(group: groups.Group) -> None:
+        deadline = time.monotonic() + _TRY_CPU_S
+        while not group.reading().cpu_s and time.monotonic() < deadline:  # some kernels count whole ticks
             pass
 
     _, counted = _in_group("cpu", Limits(), attempt)
