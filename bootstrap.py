@@ -495,7 +495,9 @@ def set_up(env: Environment, *, hub: bool, tests: bool) -> None:
 def install_node() -> None:
     """Install Node into the system: unpacked elsewhere, Debian's does not find its own modules."""
     if as_root() is None:
-        raise SetupError("the hub's proxy needs Node 18 or newer and npm; as root: apt-get install nodejs npm")
+        raise SetupError(
+            "the hub's proxy needs Node 18 or newer and npm; as root: apt-get install nodejs npm"
+        )
     apt_install(["nodejs", "npm"])
 
 

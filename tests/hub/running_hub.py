@@ -176,7 +176,7 @@ class Play:
         line = self._script.stdout.readline()
         assert line, self._log.read_text()
         seen = json.loads(line)
-        assert (act, []) == (seen["act"], seen["complaints"])
+        assert (act, []) == (seen["act"], seen["complaints"]), seen["complaints"]
         return seen
 
     def go_on(self) -> None:

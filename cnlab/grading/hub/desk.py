@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pwd
 import shutil
 import signal
 import sys
@@ -42,12 +41,13 @@ def main() -> int:
 
 def look_after(place: Place) -> None:
     """Take in what has arrived, publish the due dates, remove what is no longer needed."""
-    with acting_as(place.inbound.stat().st_uid):
+    owner = place.inbound.stat()
+    for name in os.listdir(place.inbound):
+        if name.startswith((GONE, STAGED)):  # what students owned, and what a desk that was killed had begun
+            shutil.rmtree(place.inbound / name, ignore_errors=True)
+    with acting_as(owner.st_uid, owner.st_gid):
         take_in_all(place.inbound)
         duedates.publish(place.course / "gradebook.db", place.shelf)
-    for name in os.listdir(place.inbound):
-        if name.startswith(GONE):
-            shutil.rmtree(place.inbound / name, ignore_errors=True)
 
 
 def take_in_all(inbound: Path) -> None:
@@ -75,12 +75,12 @@ def _take_in(inbound: Path, name: str) -> None:
 
 
 @contextlib.contextmanager
-def acting_as(uid: int) -> Iterator[None]:
+def acting_as(uid: int, gid: int) -> Iterator[None]:
     """Be that user for the kernel's checks; does nothing for who is not root."""
     if os.geteuid():
         yield
         return
-    os.setegid(pwd.getpwuid(uid).pw_gid)
+    os.setegid(gid)
     os.seteuid(uid)
     try:
         yield
