@@ -23,12 +23,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, overload
 
 from cnlab.clock import wait_until
 from cnlab.grading import callee, notebook, plain
-from cnlab.linux import processes, syscalls
+from cnlab.linux import processes, procfs, syscalls
 from cnlab.linux.nsfs import Namespace, namespaces_of
 
 T = TypeVar("T")
@@ -239,11 +238,11 @@ def _decoded(text: bytearray) -> tuple[str, object]:
 
 def running(*argv: str) -> list[int]:
     """Return the pids of the processes that run exactly this command line."""
-    wanted = "".join(f"{argument}\0" for argument in argv).encode()
+    wanted = "".join(f"{argument}\0" for argument in argv)
     found = []
     for pid in _pids():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes() == wanted:
+        with contextlib.suppress(ProcessLookupError):
+            if procfs.read(pid, "cmdline", errors="surrogateescape") == wanted:
                 found.append(pid)
     return found
 
@@ -313,7 +312,7 @@ def _kill_descendants(pid: int) -> int:
 
 def _stat(pid: int) -> list[str]:
     """Return the fields of ``/proc/PID/stat`` from the state on."""
-    return processes.parse_stat(Path(f"/proc/{pid}/stat").read_text(errors="replace"))[1]
+    return processes.parse_stat(procfs.read(pid, "stat"))[1]
 
 
 def _pids() -> list[int]:
