@@ -346,6 +346,11 @@ def test_page_runs_nothing_that_a_student_wrote(odd: Course) -> None:
     assert '<script>alert("PAGE")' not in page
 
 
+def test_page_without_formulas_asks_nobody_for_anything(odd: Course) -> None:
+    """A student reads it without the network, and no stranger hears of it."""
+    assert "https://" not in (odd.feedback("leaky", NAME) / f"{NAME}.html").read_text().partition("<body")[0]
+
+
 def test_second_run_has_nothing_to_do(odd: Course) -> None:
     """Unless something was handed in anew."""
     assert due(odd, "new") == due(odd, "changed") == []
