@@ -8,7 +8,10 @@ See: network_namespaces(7), setns(2).
 
 import contextlib
 import errno
+import fcntl
 import os
+import socket
+import struct
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, Self
@@ -16,6 +19,7 @@ from typing import Protocol, Self
 from cnlab.linux import syscalls
 
 _OWN = "/proc/thread-self/ns/net"
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
 
 
 class HasPid(Protocol):
@@ -85,6 +89,15 @@ class NetNs:
 
 
 NetNsTarget = int | str | os.PathLike[str] | HasPid | NetNs
+
+
+def set_loopback_up() -> None:
+    """Set ``lo`` of the calling thread's own namespace up: in a new one it is down.
+
+    See: netdevice(7), ``SIOCSIFFLAGS``.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
 
 
 @contextlib.contextmanager

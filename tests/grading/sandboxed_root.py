@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ def as_student() -> dict[str, Any]:
     host.require("root", "cgroup2", "netns")
     with Cgroup("demo", memory_max="16M") as group:
         made = group.run(["cat", "/proc/self/cgroup"]).stdout
+        killed = group.run([sys.executable, "-c", "bytearray(32 << 20)"]).returncode
     tried = {
         "tmpfs": attempt("mount", "-t", "tmpfs", "mine", "/mnt"),
         "unmount": attempt("umount", "/mnt"),
@@ -58,7 +60,8 @@ def as_student() -> dict[str, Any]:
     }
     attempt("mount", "-t", "tmpfs", "fake", "/proc/sys")
     attempt("mount", "-t", "tmpfs", "fake", "/sys/fs/cgroup")
-    return {"tried": tried, "refused": refused, "cgroup": made, "pid": os.getpid(), "files": os.listdir()}
+    own = {"cgroup": made, "killed": killed, "pid": os.getpid(), "files": os.listdir()}
+    return {"tried": tried, "refused": refused, **own}
 
 
 def as_tester(pid: int) -> dict[str, Any]:

@@ -41,6 +41,12 @@ def test_student_rules_its_control_groups(facts):
     assert facts["student"]["cgroup"] == "0::/demo\n"
 
 
+def test_limits_that_the_student_sets_are_no_event(facts):
+    """A lab asks for a process that runs out of its group's memory; the report is to tell of misuse."""
+    assert facts["student"]["killed"] == -9
+    assert facts["events"] == []
+
+
 def test_student_gets_no_right_over_the_machine(facts):
     """Its devices, its programs, its clock, and the limits set for it."""
     assert [what for what, reason in facts["student"]["refused"].items() if not reason] == []

@@ -27,9 +27,8 @@ from cnlab.grading.sandbox import (
 )
 from cnlab.grading.sandbox.parts import Flavour
 from cnlab.grading.sandbox.plan import Plan, run
-from cnlab.linux import syscalls
+from cnlab.linux import netns, syscalls
 from cnlab.linux.idmaps import IdMap, write_gid_map, write_uid_map
-from cnlab.linux.rtnetlink import Rtnetlink
 
 
 def warm_up(flavour: Flavour = "plain") -> None:
@@ -70,8 +69,7 @@ def _live_as_first(plan: Plan, zygote: socket.socket, student_id: int, user: int
         if "uts-namespace" not in plan.missing:
             syscalls.sethostname("sandbox")
         if "network-namespace" not in plan.missing:
-            with Rtnetlink() as ip:
-                ip.set_link("lo", up=True)
+            netns.set_loopback_up()
         proc = filesystem.open_proc()
         filesystem.build(plan.limits, plan.files, student_id)
         student, pidfd, listener = _fork_student(plan, student_id)

@@ -95,8 +95,8 @@ def _address_space_bytes() -> int:
 
 def become_student(*, has_groups: bool) -> None:
     """Take the student's ids, without any capability: not now, and not by any program to come."""
-    for number in range(len(NAMES)):
-        with contextlib.suppress(OSError):  # this kernel may not know it yet
+    with contextlib.suppress(OSError):  # this kernel may not know the last of them yet
+        for number in range(len(NAMES)):
             syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
     syscalls.set_ids(USER, GROUP, [] if has_groups else None)
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)

@@ -13,6 +13,7 @@ See: cgroups(7).
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import signal
 from collections.abc import Collection
@@ -94,9 +95,15 @@ class Group:
         return Reading(
             cpu_s=parse_flat_keyed(self._text("cpu.stat")).get("usage_usec", 0) / 1e6,
             memory_peak_bytes=int(self._text("memory.peak") or 0),
-            oom_kills=parse_flat_keyed(self._text("memory.events")).get("oom_kill", 0),
+            oom_kills=self._oom_kills_v2(),
             forks_refused=parse_flat_keyed(self._text("pids.events")).get("max", 0),
         )
+
+    def _oom_kills_v2(self) -> int:
+        """Return how often our limit took a process; those of groups that the student made are its own."""
+        if self.tester is None:
+            return parse_flat_keyed(self._text("memory.events")).get("oom_kill", 0)
+        return parse_flat_keyed(self._text("memory.events.local")).get("oom", 0)
 
     def _text(self, name: str) -> str:
         fd = self._files.get(name)
@@ -147,7 +154,7 @@ def make(
         MissingFeature: a controller that is not missing is nowhere to be had.
         OSError: the kernel refused; nothing is left behind.
     """
-    wanted = [controller for controller, part in PARTS.items() if part not in missing]
+    wanted = tuple(controller for controller, part in PARTS.items() if part not in missing)
     group = Group()
     if not wanted:
         return group
@@ -183,7 +190,7 @@ def _make_unified(group: Group, directory: Path, wanted: Collection[str], limits
         for file, line in lines[controller]:
             if file != "memory.swap.max" or (directory / file).exists():  # without swap there is no file
                 cgroup_tree.write(directory / file, line)
-    for file in ("memory.peak", "memory.events", "cpu.stat", "pids.events"):
+    for file in ("memory.peak", "memory.events", "memory.events.local", "cpu.stat", "pids.events"):
         _open(group, directory / file)
     group._procs.append(os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
 
@@ -219,11 +226,11 @@ def _make_legacy(group: Group, name: str, wanted: Collection[str], limits: Limit
     }
     made: set[Path] = set()
     for controller in (*wanted, *(["cpuacct"] if "cpu" in wanted else [])):
-        directory = group.directories[controller] = cgroups_v1.own_group(controller) / name
-        if directory.resolve() not in made:  # one tree may have several controllers
+        directory = group.directories[controller] = _legacy_parent(controller) / name
+        if directory not in made:  # one tree may have several controllers
             _add(group, directory)
             group._procs.append(os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
-        made.add(directory.resolve())
+        made.add(directory)
         for file, line in lines[controller]:
             cgroup_tree.write(directory / file, line)
         if controller == "memory" and (swap := directory / "memory.memsw.limit_in_bytes").exists():
@@ -247,7 +254,13 @@ def _open(group: Group, file: Path) -> None:
         group._files[file.name] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _unified_parent(wanted: Collection[str]) -> Path | None:
+@functools.cache
+def _legacy_parent(controller: str) -> Path:
+    return cgroups_v1.own_group(controller)
+
+
+@functools.cache
+def _unified_parent(wanted: tuple[str, ...]) -> Path | None:
     """Return the version 2 group to make ours in; None where version 1 has the controllers.
 
     Root takes the root of the tree. Others need a group that was delegated to them.
@@ -343,7 +356,7 @@ def _parents() -> list[Path]:
         found += [root, own, *(path for path in own.parents if path.is_relative_to(root))]
     for controller in (*PARTS, "cpuacct"):
         with contextlib.suppress(MissingFeature, OSError):
-            found.append(cgroups_v1.own_group(controller))
+            found.append(_legacy_parent(controller))
     return list(dict.fromkeys(found))
 
 

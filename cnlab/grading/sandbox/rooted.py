@@ -28,9 +28,8 @@ from cnlab.grading.sandbox import (
     watchdog,
 )
 from cnlab.grading.sandbox.plan import Plan, run
-from cnlab.linux import mounts, syscalls
+from cnlab.linux import mounts, netns, syscalls
 from cnlab.linux.idmaps import IdMap, write_gid_map, write_uid_map
-from cnlab.linux.rtnetlink import Rtnetlink
 
 _OWN = (
     syscalls.CLONE_NEWUSER
@@ -109,8 +108,7 @@ def _live_as_init(plan: Plan, first: socket.socket) -> NoReturn:
         syscalls.set_ids(0, 0, [])
         plan.group.enter_delegated()
         syscalls.sethostname("cnlab")  # as on the student's own private kernel
-        with Rtnetlink() as ip:
-            ip.set_link("lo", up=True)
+        netns.set_loopback_up()
         rooted_files.build(plan.limits, plan.files, has_cgroups=plan.group.tester is not None)
         messages.send(first, {"built": True})
         if messages.receive(first) is None:
