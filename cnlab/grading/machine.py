@@ -16,13 +16,14 @@ import socket
 import struct
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from cnlab.errors import MachineError
 from cnlab.grading.execution import Job, Result
-from cnlab.machine import provisioner
+from cnlab.machine import cage, provisioner
 from cnlab.machine.launcher import describe
 
 MEMORY_MIB = 1024
@@ -49,7 +50,7 @@ def run_in_machine(job: Job) -> Result:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             if _machine is None:
-                _machine = GradingMachine()
+                _machine = GradingMachine(accept=job.accept)
             result = _machine.run(job)
         except (MachineError, OSError) as error:
             reason = describe(error)
@@ -71,18 +72,23 @@ def close() -> None:
 
 
 class GradingMachine:
-    """A private kernel with a worker in it. `is_soiled` says that something of a job is left there.
+    """A private kernel with a worker in it, caged. `is_soiled` says that something of a job is left there.
+
+    Args:
+        accept: parts of the cage that the instructor lets go where the host refuses them.
+        memory_mib: of the machine.
 
     Raises:
-        MachineError: no machine can be started here.
+        MachineError: no machine can be started here, or none that is confined.
     """
 
-    def __init__(self, memory_mib: int = MEMORY_MIB) -> None:
+    def __init__(self, *, accept: Collection[str] = (), memory_mib: int = MEMORY_MIB) -> None:
         self.is_soiled = False
+        self.accepted = _refused_parts(accept)
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
             work = stack.enter_context(tempfile.TemporaryDirectory(prefix="cnlab-grading-"))
-            self._machine = provisioner.start_machine(work, memory_mib)
+            self._machine = provisioner.start_machine(work, memory_mib, self.accepted)
             stack.callback(self._machine.close)
             self._jobs, theirs = (stack.enter_context(end) for end in socket.socketpair())
             provisioner.wait_until_booted(self._machine, _BOOT_S)
@@ -129,6 +135,17 @@ class GradingMachine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _refused_parts(accept: Collection[str]) -> tuple[str, ...]:
+    """Return the parts of the cage that are accepted as missing and really are."""
+    missing = cage.missing()
+    refused = [f"{name} ({reason})" for name, reason in missing.items() if name not in accept]
+    if refused:
+        error = MachineError(f"this host refuses to confine a machine for grading by {', '.join(refused)}")
+        error.add_note(f"Hint: --accept {','.join(missing)}, if you trust all who have handed in")
+        raise error
+    return tuple(missing)
 
 
 def _start_worker(control: socket.socket, jobs: socket.socket, work: str) -> None:

@@ -1,6 +1,8 @@
 """The process beside each machine: starts User-Mode Linux, confines it, relays its ports, ends with it.
 
-    python -m cnlab.machine.launcher CONTROL_FD WORK_DIRECTORY MEMORY_MIB MEMORY_DIRECTORY
+    python -m cnlab.machine.launcher CONTROL_FD WORK_DIRECTORY MEMORY_MIB MEMORY_DIRECTORY [WITHOUT]
+
+With WITHOUT the machine is caged, but for the parts that it names, joined by commas; see `cage`.
 
 Interface, by lines of JSON over the inherited socket CONTROL_FD: the provisioner sends one ``kernel``
 (argv, env, cwd, connection_file); the launcher sends ``booted``, or ``failed`` with the reason. Until
@@ -22,12 +24,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from cnlab.errors import CnlabError, MissingFeature
 from cnlab.linux import syscalls
-from cnlab.machine import guest, relay, rootfs, uml
+from cnlab.machine import cage, guest, relay, rootfs, uml
 
 _GRACE_S = 2.0  # from SIGTERM to the end of the machine
 _CONSOLE_BYTES = 1 << 16  # of what the guest printed, kept to explain a failure
@@ -38,7 +41,14 @@ _WRITTEN_FILES = ("/dev/null", "/dev/ptmx", "/dev/pts")
 class Launcher:
     """One machine: User-Mode Linux, the relay to its process 1, and the control socket to the provisioner."""
 
-    def __init__(self, control: socket.socket, work: Path, memory_mib: int, memory_directory: Path) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        work: Path,
+        memory_mib: int,
+        memory_directory: Path,
+        cage_without: Collection[str] | None = None,
+    ) -> None:
         self.control = control
         self.control_is_open = True
         self.is_booted = False
@@ -57,7 +67,13 @@ class Launcher:
         with guest_packets:
             self._reservation, processor = _reserve_processor()
             self.uml = _start_uml(
-                self._view, memory_mib, memory_directory, guest_packets.fileno(), guest_console, processor
+                self._view,
+                memory_mib,
+                memory_directory,
+                guest_packets.fileno(),
+                guest_console,
+                processor,
+                cage_without,
             )
         os.close(guest_console)
         self._guard = _start_guard(self.uml.pid)
@@ -219,6 +235,7 @@ def _start_uml(
     packet_fd: int,
     console_fd: int,
     processor: int,
+    cage_without: Collection[str] | None,
 ) -> "subprocess.Popen[bytes]":
     found = uml.find()
     init = Path(guest.__file__).with_name("init.sh")
@@ -235,12 +252,17 @@ def _start_uml(
         also_write=[memory_directory, *map(Path, _WRITTEN_FILES)],
     )
     launcher_pid = os.getpid()
+    if cage_without is not None:
+        for directory in (Path(view.work), memory_directory):
+            cage.give(directory)
 
     def confine() -> None:
         syscalls.set_parent_death_signal(signal.SIGKILL)
         if os.getppid() != launcher_pid:  # it died before we had asked
             os._exit(1)
         os.sched_setaffinity(0, {processor})
+        if cage_without is not None:
+            cage.enter(cage_without, [*map(Path, ruleset.read_only), *map(Path, ruleset.read_write)])
         with contextlib.suppress(MissingFeature):  # an older host: the guest is tidy there, not confined
             ruleset.restrict_self()
 
@@ -289,10 +311,11 @@ def describe(error: BaseException) -> str:
 
 def main() -> int:
     """Run one machine; see the module's docstring for the arguments."""
-    control_fd, work, memory_mib, memory_directory = sys.argv[1:]
+    control_fd, work, memory_mib, memory_directory, *without = sys.argv[1:]
+    cage_without = without[0].split(",") if without else None
     control = socket.socket(fileno=int(control_fd))
     try:
-        return Launcher(control, Path(work), int(memory_mib), Path(memory_directory)).run()
+        return Launcher(control, Path(work), int(memory_mib), Path(memory_directory), cage_without).run()
     except (CnlabError, OSError) as error:
         with contextlib.suppress(OSError):
             control.sendall(json.dumps({"type": "failed", "reason": describe(error)}).encode() + b"\n")

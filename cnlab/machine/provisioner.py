@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,10 @@ class Machine:
         remove_memory_directory(self.memory_directory)
 
 
-def start_machine(work: str, memory_mib: int) -> Machine:
+def start_machine(work: str, memory_mib: int, cage_without: Collection[str] | None = None) -> Machine:
     """Start a launcher for the notebook directory `work`; the machine boots meanwhile.
+
+    It is caged unless `cage_without` is None: by all parts of `cnlab.machine.cage` but those.
 
     Raises:
         MachineError: no User-Mode Linux, or no room for its memory.
@@ -65,6 +68,7 @@ def start_machine(work: str, memory_mib: int) -> Machine:
     ours, theirs = socket.socketpair()
     with theirs:
         arguments = [str(theirs.fileno()), work, str(memory_mib), str(memory)]
+        arguments += [] if cage_without is None else [",".join(cage_without)]
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "cnlab.machine.launcher", *arguments],
             stdin=subprocess.DEVNULL,
