@@ -123,7 +123,7 @@ def _check_html(check: Verdict) -> str:
 def _table(rows: Sequence[tuple[str, str]]) -> str:
     cell = "text-align: left; vertical-align: top; padding: 1px 8px 1px 0; background: transparent"
     lines = "".join(
-        f'<tr><th scope="row" style="{cell}">{name}</th>'
+        f'<tr style="background: transparent"><th scope="row" style="{cell}">{name}</th>'
         f'<td style="{cell}; white-space: pre-wrap; overflow-wrap: anywhere">{_prose(part)}</td></tr>'
         for name, part in rows
     )

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from grading.small_lab import setup_source, small_lab, write
-from labs.course import source_of
+from labs.course import nbgrader_of, source_of
 from notebook import Cell, Notebook
+from student import ROOT
 
 from cnlab.clock import wait_until
 
