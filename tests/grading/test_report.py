@@ -23,7 +23,9 @@ from cnlab.grading.report.tables import Table, read
 READ_BOOK = ROOT / "tests" / "browser" / "read_book.mjs"
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 EVIL = "<b onclick=alert(1)>eve"
-OWN = """def total(numbers):
+BOB = "<u>bob"
+OWN = f"""def total(numbers):
+    remark = '</td></table>{MARKUP}'
     so_far = 0
     for each in list(numbers):
         if each is None or each != each:
@@ -55,7 +57,7 @@ OURS = frozenset(
 )
 CLASS = {
     "ada": Work(OWN),
-    "bob": Work(OWN.replace("so_far", "s").replace("each", "e"), late_h=30, penalty=2),
+    BOB: Work(OWN.replace("so_far", "s").replace("each", "e"), late_h=30, penalty=2),
     "cyd": Work(
         OWN.replace("list", "sorted").replace(
             "while so_far > 10 ** 9:\n        so_far -= 1\n", "print(so_far, 3)\n"
@@ -162,7 +164,7 @@ def test_reasons_that_differ_in_numbers_alone_are_one(tables: dict[str, Table]) 
 
 def test_late_submissions_are_listed_with_their_penalty(tables: dict[str, Table]) -> None:
     """And nobody else."""
-    assert tables["late"].rows == (("bob", 30.0, 2.0),)
+    assert tables["late"].rows == ((BOB, 30.0, 2.0),)
 
 
 def test_events_repairs_and_troubles_name_the_student(tables: dict[str, Table]) -> None:
@@ -189,7 +191,7 @@ def test_who_handed_in_nothing_or_could_not_be_run_has_no_score(tables: dict[str
 
 def test_copied_answers_are_named(tables: dict[str, Table]) -> None:
     """Renamed variables and all."""
-    assert rows(tables["similar"], "first", "second", "most alike in") == [("ada", "bob", "total")]
+    assert rows(tables["similar"], "first", "second", "most alike in")[0] == (BOB, "ada", "total")
 
 
 def test_page_holds_no_markup_of_a_student(report: Path) -> None:
