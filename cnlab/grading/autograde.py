@@ -198,8 +198,8 @@ class Autograding:
     def _finished(self, pending: _Pending) -> Outcome:
         try:
             return self._record(pending)
-        except Exception as error:  # a full disk, a hostile result: the others are graded
-            return Outcome(pending.student, error=f"{type(error).__name__}: {error}")
+        except Exception as error:  # a full disk, a result that makes no sense: the others are graded
+            return self._failed(pending, f"{type(error).__name__}: {error}")
 
     def _record(self, pending: _Pending) -> Outcome:
         """Give a submission its marks."""

@@ -52,6 +52,7 @@ def collect(
     inbound = _inbound(course)
     due = _due(course, assignment) if before_due else None
     with locked(course.private, f"the course in {course.root}"):
+        shutil.rmtree(_staging(course), ignore_errors=True)  # of a run that was killed
         refused = _take_in(inbound, assignment)
         arrived = [
             arrival
@@ -109,8 +110,7 @@ def _put(course: Course, arrival: Arrival) -> str:
     text = arrival.at.strftime(arrivals.TIMESTAMP)
     if _time_of(place) == text:
         return "unchanged"
-    staged = course.private / "staging" / "submitted" / arrival.assignment / arrival.student
-    shutil.rmtree(staged, ignore_errors=True)
+    staged = _staging(course) / arrival.student
     staged.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(arrival.path, staged, symlinks=True)
     (staged / "timestamp.txt").unlink(missing_ok=True)
@@ -119,6 +119,10 @@ def _put(course: Course, arrival: Arrival) -> str:
     put(staged, place)
     shutil.rmtree(staged, ignore_errors=True)
     return "updated" if is_update else "new"
+
+
+def _staging(course: Course) -> Path:
+    return course.private / "staging" / "submitted"
 
 
 def _time_of(place: Path) -> str:

@@ -23,7 +23,7 @@ from traitlets.config import Config
 
 from cnlab.errors import CnlabError
 from cnlab.grading.course import Course
-from cnlab.grading.directories import put
+from cnlab.grading.directories import locked, put
 from cnlab.grading.display import SealHiddenTests
 
 _TO_FETCH_IT = ("timestamp.txt", "submission_secret.txt")  # by these a student's own page is found
@@ -60,17 +60,18 @@ def write_feedback(
         force: write pages that are up to date too.
 
     Raises:
-        CnlabError: nothing of a student was graded.
+        CnlabError: nothing of a student was graded, or another run is at work.
     """
     graded = course.students(assignment, "autograded")
     if missing := sorted(set(students) - set(graded)):
         raise CnlabError(f"nothing of `{assignment}` by `{missing[0]}` was graded: autograde it first")
-    converter = _converter(course, assignment, show_messages)
-    for student in students or graded:
-        try:
-            yield _written(course, converter, assignment, student, show_messages, force)
-        except Exception as error:  # whatever stands in a notebook, the others have their pages
-            yield Pages(student, is_new=False, error=f"{type(error).__name__}: {error}")
+    with locked(course.private, f"the course in {course.root}"):
+        converter = _converter(course, assignment, show_messages)
+        for student in students or graded:
+            try:
+                yield _written(course, converter, assignment, student, show_messages, force)
+            except Exception as error:  # whatever stands in a notebook, the others have their pages
+                yield Pages(student, is_new=False, error=f"{type(error).__name__}: {error}")
 
 
 def _written(
