@@ -198,6 +198,8 @@ class Attempt:
             cell.message = lost_of(cell.outputs)
             if fault := fault_of_score(cell.outputs, cell.points):
                 cell.fail("failed", "ValueError", fault)
+        if cell.status != "ok":  # nbgrader would take the number, if it came first
+            cell.outputs = [out for out in cell.outputs if out["output_type"] != "execute_result"]
         return cell.status == "ok"
 
     def _reopen(self, tester: TesterProcess, done: list[Cell]) -> None:

@@ -76,7 +76,6 @@ class World:
         self._server = server
         self._job = job
         self._stack = contextlib.ExitStack()
-        self._snapshots: list[int] = []
 
     def __enter__(self) -> World:
         with self._stack:
@@ -165,7 +164,7 @@ class World:
 
     def sweep(self, forks: Sequence[int]) -> None:
         """End what the last check has started, and the processes `forks` that served it."""
-        self.ask_steward("sweep", forks=self._snapshots, ends=list(forks))
+        self.ask_steward("sweep", ends=list(forks))
 
     def serve(self, snapshot: Snapshot) -> tuple[Channel, int] | None:
         """Return a process for one check: a copy of the snapshot, or in the end the snapshot itself."""
@@ -185,7 +184,6 @@ class World:
                 ours.close()
                 return None
         pid = pid if type(pid) is int and pid > 0 else 0
-        self._snapshots.append(pid)
         self._stack.callback(ours.close)
         return Channel(ours, max_bytes=_MAX_ANSWER_BYTES), pid
 
@@ -222,7 +220,7 @@ class StudentProcess:
                 return _outcome(self._follow(capture, deadline), capture)
             except (TimeoutError, OutputFlood) as error:
                 self._world.note(error)
-                why = _why_stopped(error, time.monotonic() - begun)
+                why = _why_stopped(error, deadline - begun)
                 self._interrupt(capture)
                 capture.outputs[:] = [out for out in capture.outputs if out["output_type"] != "error"]
                 capture.fail("CellTimeoutError", f"{name} was stopped: {why}", self._last_traceback)

@@ -65,16 +65,15 @@ class Steward:
         return {}
 
     def _op_sweep(self, request: dict[str, Any]) -> dict[str, Any]:
-        """End what a check has started: all that came since and does not belong to who was there before."""
+        """End the processes that served a check, and all that it has started."""
         ends = set(request["ends"])
         self._kept -= ends
         for _ in range(_ROUNDS):
-            there = self._box.processes()
-            strays = strays_of(there, self._kept, set(request["forks"])) | (ends & there.keys())
+            strays = strays_of(self._box.processes(), self._kept, ends)
             if not strays:
-                return {"left": 0}
+                break
             self._box.end(strays)
-        return {"left": len(strays)}
+        return {}
 
     def _op_close(self, request: dict[str, Any]) -> dict[str, Any]:
         return {}
@@ -83,18 +82,18 @@ class Steward:
         return {}
 
 
-def strays_of(parents: Mapping[int, int], kept: set[int], forks: set[int]) -> set[int]:
-    """Return those of the processes `parents` (by pid, of whom) that a check has started.
+def strays_of(parents: Mapping[int, int], kept: set[int], ends: set[int]) -> set[int]:
+    """Return those of the processes `parents` (by pid, of whom) that are to end with a check.
 
-    `kept` were there before, and what they start stays too. It is a stray if its line begins at one of the
-    `forks` that serve checks, or at process 1, which is given the orphans.
+    `ends` served it: they end with all below them. So do orphans, whose parent is process 1. `kept` were
+    there before, and what they start stays too; as does what came from outside, and has no parent in there.
     """
     strays = set()
     for pid in parents.keys() - kept:
-        above = parents[pid]
-        while above not in kept and above in parents:
+        above = pid
+        while above in parents and above not in kept | ends:
             above = parents[above]
-        if above in forks or above == 1:
+        if above in ends or above == 1:
             strays.add(pid)
     return strays
 
