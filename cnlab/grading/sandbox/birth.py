@@ -21,6 +21,7 @@ from cnlab.grading.sandbox import (
     guard,
     messages,
     ownership,
+    parts,
     rooted,
     system_calls,
     watchdog,
@@ -34,6 +35,8 @@ from cnlab.linux.idmaps import IdMap, write_gid_map, write_uid_map
 def warm_up(flavour: Flavour = "plain") -> None:
     """Find out here what would else be found out anew in each sandbox, and clean up after killed ones."""
     groups.remove_stale()
+    if flavour == "plain":
+        parts.parts()
     filesystem.environment_paths()
     filesystem.system_paths()
     system_calls.program(flavour)

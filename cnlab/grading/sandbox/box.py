@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from cnlab.grading.limits import Event, Limits, Usage
 from cnlab.grading.sandbox import birth, filesystem, groups, messages
-from cnlab.grading.sandbox.parts import Flavour
+from cnlab.grading.sandbox.parts import Flavour, require_parts
 from cnlab.grading.sandbox.plan import Plan
 from cnlab.linux import syscalls
 from cnlab.linux.processes import parse_stat
@@ -52,7 +52,7 @@ class Sandbox:
         flavour: "plain" for a student without any rights; "root" for one who is root of namespaces of its
             own, inside a private kernel.
         files: the submission's files, by their names below `HOME`.
-        accept: parts that this host refuses and the instructor does without; see `require_parts`.
+        accept: parts that the instructor does without where the host refuses them; see `require_parts`.
 
     Raises:
         InvalidValue: a name of a file leads elsewhere.
@@ -69,7 +69,7 @@ class Sandbox:
         self.limits = limits or Limits()
         self.flavour = flavour
         self._files = {filesystem.check_name(name): content for name, content in (files or {}).items()}
-        self._missing = frozenset(accept)
+        self._accept = frozenset(accept)
         self._group = groups.Group()
         self._first: tuple[int, int] | None = None  # pid, pidfd
         self._socket: socket.socket | None = None
@@ -97,13 +97,15 @@ class Sandbox:
 
         Raises:
             OSError: the kernel refused a part; nothing is left behind.
-            MissingFeature: this host lacks a part.
+            MissingFeature: this host lacks a part that is not accepted.
         """
-        name = f"{os.getpid()}-{next(_numbers)}"
         is_root = self.flavour == "root"
-        self._group = groups.make(name, self.limits, self._missing, is_delegated=is_root)
+        # the private kernel is our own, and what it has is known
+        missing = self._accept if is_root else frozenset(require_parts(self._accept))
+        name = f"{os.getpid()}-{next(_numbers)}"
+        self._group = groups.make(name, self.limits, missing, is_delegated=is_root)
         try:
-            plan = Plan(self.limits, program, self._files, keep_fds, self._missing, self._group, self.flavour)
+            plan = Plan(self.limits, program, self._files, keep_fds, missing, self._group, self.flavour)
             pid, pidfd, self._socket = birth.begin(plan)
             self._first = pid, pidfd
             self._group.leave_procs()

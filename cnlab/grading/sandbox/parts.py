@@ -27,11 +27,13 @@ INDISPENSABLE = ("user-namespace", "pid-namespace", "mount-namespace", "private-
 
 def parts(flavour: Flavour = "plain") -> dict[str, str]:
     """Return the parts of the sandbox by name, each with "" or why this host refuses it."""
-    return {name: reason for name, reason in _found() if flavour == "plain" or name != "landlock"}
+    found = _found(os.geteuid(), os.readlink("/proc/self/ns/user"))
+    return {name: reason for name, reason in found if flavour == "plain" or name != "landlock"}
 
 
 @cache
-def _found() -> tuple[tuple[str, str], ...]:
+def _found(user: int, namespace: str) -> tuple[tuple[str, str], ...]:
+    """Try each part once; somebody else, and root of another user namespace, may do other things."""
     return tuple((name, _reason(attempt)) for name, attempt in _ATTEMPTS.items())
 
 
@@ -39,7 +41,7 @@ def require_parts(accepted: Collection[str] = (), flavour: Flavour = "plain") ->
     """Go on only if this host has every part, or the instructor accepts that it is missing.
 
     Returns:
-        The accepted parts that are indeed missing: `Sandbox` takes them as `accept`.
+        The accepted parts that are indeed missing.
 
     Raises:
         InvalidValue: a name that is no part, or one that cannot be done without.
