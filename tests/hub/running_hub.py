@@ -81,8 +81,8 @@ class Hub:
 @contextmanager
 def running_hub(*arguments: str, students: int = 2, env: dict[str, str] | None = None) -> Iterator[Hub]:
     """Start `make hub`'s command with --demo; end it as Ctrl-C does; nothing of it may be left."""
-    users = [f"cnlab{os.getpid()}{role}" for role in ("teach", *("abcdefgh"[:students]))]
     port = free_ports(3)
+    users = [f"cnlab{port}{role}" for role in ("teach", *("abcdefgh"[:students]))]
     command = [
         sys.executable,
         "-m",

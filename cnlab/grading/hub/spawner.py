@@ -17,6 +17,7 @@ from traitlets import Integer, Unicode
 from traitlets import Set as SetOf
 
 from cnlab.errors import MissingFeature
+from cnlab.grading.hub.sign_in import refuse_system_account
 from cnlab.linux.cgroup_tree import require_controllers
 from cnlab.linux.cgroups import Cgroup
 from cnlab.linux.cgroups_v1 import CgroupV1
@@ -38,6 +39,7 @@ class GroupSpawner(LocalProcessSpawner):  # type: ignore[misc]
     async def start(self) -> Any:
         """Make the group, without what an earlier hub may have left of it, and start the server in it."""
         if os.geteuid() == 0:
+            refuse_system_account(self.user.name)
             await asyncio.to_thread(self._end_group)
             group = self._group()
             group.__enter__()
