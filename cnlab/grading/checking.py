@@ -158,13 +158,19 @@ class Attempt:
         done: list[Cell] = []
         for cell in checks:
             parts = hidden.parts_of(cell.source)
-            if self._run_check(tester, cell, parts.visible, done, keeps=parts.goes_on, ends=not parts.hidden):
-                later += [(cell, parts)] if parts.hidden else []
+            well = self._run_check(
+                tester, cell, parts.visible, done, keeps=parts.goes_on, ends=not parts.hidden
+            )
+            later += [(cell, parts)] if parts.hidden and well else []
+            if cell.snapshot is not None and not (parts.goes_on and well):
+                cell.snapshot.uses -= 1 if well else self._uses(cell)
             cell.shown = len(cell.outputs)
             if cell.role == "setup":
                 done.append(cell)
         for cell, parts in later:
             self._run_check(tester, cell, parts.hidden, done, resumes=parts.goes_on)
+            if cell.snapshot is not None:
+                cell.snapshot.uses -= 1
 
     def _run_check(
         self,

@@ -39,7 +39,8 @@ def parts_of(source: str) -> Parts:
     )
     if is_end and _stands_alone(visible) and _stands_alone(tail):
         return Parts(visible, tail, goes_on=True)
-    return Parts(visible, source)
+    is_left_open = _stands_alone(source) and not _stands_alone(visible)
+    return Parts("" if is_left_open else visible, source)
 
 
 def _hidden_lines(lines: list[str]) -> list[bool]:

@@ -15,7 +15,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,7 +51,7 @@ class Outcome:
 
 @dataclass
 class Snapshot:
-    """A copy of the student's process at one place, which waits to be copied or used `uses` times."""
+    """A copy of the student's process at one place; `uses` checks or parts of them are still to ask it."""
 
     channel: Channel
     pid: int
@@ -76,6 +76,7 @@ class World:
         self._server = server
         self._job = job
         self._stack = contextlib.ExitStack()
+        self._snapshots: list[int] = []
 
     def __enter__(self) -> World:
         with self._stack:
@@ -162,14 +163,14 @@ class World:
         """Remember who is in the sandbox now: they stay between checks."""
         self.ask_steward("settle")
 
-    def sweep(self, forks: Sequence[int]) -> None:
+    def sweep(self, forks: Iterable[int]) -> None:
         """End what the last check has started, and the processes `forks` that served it."""
-        self.ask_steward("sweep", ends=list(forks))
+        ends, snapshots = (sorted({pid for pid in pids if pid > 1}) for pids in (forks, self._snapshots))
+        self.ask_steward("sweep", ends=ends, snapshots=snapshots)
 
-    def serve(self, snapshot: Snapshot) -> tuple[Channel, int] | None:
-        """Return a process for one check: a copy of the snapshot, or in the end the snapshot itself."""
-        snapshot.uses -= 1
-        return (snapshot.channel, snapshot.pid) if snapshot.uses <= 0 else self.fork(snapshot.channel)
+    def serve(self, snapshot: Snapshot) -> tuple[Channel, int]:
+        """Return the process that a check asks; the tester forks one that others need too."""
+        return snapshot.channel, snapshot.pid
 
     def fork(self, channel: Channel) -> tuple[Channel, int] | None:
         """Let the process at `channel` fork; the copy prints to where the checks do."""
@@ -183,7 +184,8 @@ class World:
             except (OSError, plain.NotPlain, TypeError, KeyError):
                 ours.close()
                 return None
-        pid = pid if type(pid) is int and pid > 0 else 0
+        pid = pid if type(pid) is int and pid > 1 else 0
+        self._snapshots.append(pid)
         self._stack.callback(ours.close)
         return Channel(ours, max_bytes=_MAX_ANSWER_BYTES), pid
 
@@ -267,7 +269,8 @@ class TesterProcess:
         self._world = world
         self._pidfd = -1
         self._channel: Channel | None = None
-        self._serving: dict[int, int] = {}  # the process that serves a check, by its cell
+        self._serving: dict[int, set[int]] = {}  # the processes that serve a check, by its cell
+        self._served = 0  # the process that answered last
 
     @property
     def is_open(self) -> bool:
@@ -319,39 +322,45 @@ class TesterProcess:
             "shows_value": shows_value,
             "seconds": max(1.0, deadline - time.monotonic()),
             "keep": cell.index + 1 if keeps or resumes else 0,
-            "pid": self._serving.get(cell.index, 0),
+            "pid": 0,
         }
-        with self._notebook(cell, request, resumes) as fds:
-            if fds is None:
-                message = "the notebook's process does not answer any more"
-                capture.fail("DeadKernelError", message)
-                return Outcome("died", message)
-            outcome = self._run(request, fds, capture, deadline)
+        if cell.snapshot is None:
+            return self._run(request, [], capture, deadline)
+        outcome = self._run_against(cell.snapshot, cell.index, request, capture, deadline)
         if keeps and outcome.status == "ok":
             self._world.settle()
-        elif cell.index in self._serving:
-            self._world.sweep([self._serving.pop(cell.index)])
+        else:
+            self._world.sweep(self._serving.pop(cell.index))
         return outcome
 
-    @contextlib.contextmanager
-    def _notebook(self, cell: Check, request: dict[str, Any], resumes: bool) -> Iterator[list[int] | None]:
-        """Yield the descriptors to send along: the channel of the process that the check asks."""
-        if cell.snapshot is None or resumes:
-            yield []
-            return
-        served = self._world.serve(cell.snapshot)
-        if served is None:
-            yield None
-            return
-        channel, pid = served
-        request["pid"] = self._serving[cell.index] = pid
-        yield [channel.fileno()]
-        channel.close()
+    def _run_against(
+        self,
+        snapshot: Snapshot,
+        index: int,
+        request: dict[str, plain.Json],
+        capture: Capture,
+        deadline: float,
+    ) -> Outcome:
+        """Run a check that asks the process of a snapshot, or a fork of it if others need it too."""
+        is_shared = snapshot.uses > 1
+        fds, pid = [], snapshot.pid
+        if request["op"] == "cell":
+            channel, pid = self._world.serve(snapshot)
+            fds, is_shared = [channel.fileno()], is_shared and channel is snapshot.channel
+            self._serving[index] = {pid}
+        outcome = self._run(request | {"pid": pid, "is_shared": is_shared}, fds, capture, deadline)
+        self._serving[index].add(self._served)
+        if is_shared:
+            self._serving[index].discard(snapshot.pid)
+        elif fds and channel is not snapshot.channel:
+            channel.close()
+        return outcome
 
     def _run(
         self, request: dict[str, plain.Json], fds: Sequence[int], capture: Capture, deadline: float
     ) -> Outcome:
         assert self._channel is not None
+        self._served = 0
         try:
             self._channel.send(request, fds)
             try:
@@ -364,6 +373,7 @@ class TesterProcess:
             message = f"the process of the checks ended: {error}"
             capture.fail("DeadKernelError", message)
             return Outcome("died", message)
+        self._served = answer["pid"]
         outcome = _outcome(answer, capture)
         is_late = bool(answer["doing"]) and outcome.status != "ok" and "in time" in outcome.message
         return Outcome("timeout", outcome.message, outcome.line) if is_late else outcome

@@ -15,9 +15,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from typing import Any, NoReturn
 
 from cnlab.grading import plain, raised
-from cnlab.grading.channel import Channel
+from cnlab.grading.channel import Channel, pair
 from cnlab.grading.student import made_of, state_of
 
+_HARMLESS = frozenset({"get", "start"})  # a call that starts is a fork by itself
 _MAX_CALLBACKS = 1_000_000
 _OPERATORS = frozenset(
     f"__{name}__"
@@ -35,13 +36,21 @@ class Notebook:
     """The student's process at one place of the notebook, asked over a channel.
 
     `given` are the check's own names: classes in there are those that both sides have. `pid` is the process
-    that answers, as it says itself.
+    that answers, as it says itself. A process `is_shared` with other checks is forked before it is asked for
+    anything that may change it.
     """
 
     def __init__(
-        self, channel: Channel, *, given: Mapping[str, object], pid: int = 0, deadline: float | None = None
+        self,
+        channel: Channel,
+        *,
+        given: Mapping[str, object],
+        pid: int = 0,
+        deadline: float | None = None,
+        is_shared: bool = False,
     ) -> None:
         self.channel = channel
+        self.is_shared = is_shared
         self.pid = pid
         self.deadline = deadline  # by time.monotonic
         self.doing = ""  # what it was asked last, for whom the time ran out
@@ -70,6 +79,8 @@ class Notebook:
         self.doing = doing
         self._asked += 1
         try:
+            if self.is_shared and request["op"] not in _HARMLESS:
+                self._part()
             answer = self._exchange(request | {"id": self._asked}, fds)
         except TimeoutError:
             raise AssertionError(
@@ -84,6 +95,18 @@ class Notebook:
         if "error" in answer:
             self._raise(answer["error"], doing)
         return answer
+
+    def _part(self) -> None:
+        """Let the process fork, and go on with the copy, which prints to where we print."""
+        self.is_shared = False
+        ours, theirs = pair()
+        shared, self.channel = self.channel, Channel(ours)
+        with theirs:
+            answer = shared.ask({"op": "fork"}, self.deadline, fds=[theirs.fileno(), 1])
+        shared.close()
+        if type(answer) is not dict or type(answer.get("pid")) is not int or answer["pid"] <= 1:
+            raise plain.NotPlain("no copy of the notebook's process")
+        self.pid = answer["pid"]
 
     def _exchange(self, request: dict[str, plain.Json], fds: Sequence[int]) -> dict[str, Any]:
         answer: Any = self.channel.ask(request, self.deadline, fds=fds)

@@ -69,7 +69,7 @@ class Steward:
         ends = set(request["ends"])
         self._kept -= ends
         for _ in range(_ROUNDS):
-            strays = strays_of(self._box.processes(), self._kept, ends)
+            strays = strays_of(self._box.processes(), self._kept, ends | set(request["snapshots"]))
             if not strays:
                 break
             self._box.end(strays)

@@ -103,7 +103,8 @@ class Tester:
         notebook = None
         if fds:
             end = Channel(socket.socket(fileno=fds[0]))
-            notebook = Notebook(end, given=given, pid=request["pid"])
+            shared = bool(request.get("is_shared"))
+            notebook = Notebook(end, given=given, pid=request["pid"], is_shared=shared)
         answer = self._run(request, notebook)
         if request.get("keep") and answer["done"] is None and notebook is not None:
             self._kept[request["keep"]] = (dict(given), notebook)
@@ -113,6 +114,7 @@ class Tester:
 
     def _op_resume(self, request: dict[str, Any]) -> dict[str, Any]:
         names, notebook = self._kept.pop(request["keep"])
+        notebook.is_shared = notebook.is_shared and bool(request["is_shared"])
         self._shell.user_ns.clear()
         self._shell.user_ns.update(names)
         answer = self._run(request, notebook)
@@ -122,15 +124,15 @@ class Tester:
     def _run(self, request: dict[str, Any], notebook: Notebook | None) -> dict[str, Any]:
         self._shell.publish = self._publish
         self._names.notebook = notebook
-        _tell_words(request["pid"])
+        _tell_words(notebook.pid if notebook is not None else 0)
         if notebook is not None:
             notebook.deadline = time.monotonic() + max(request["seconds"] - _MARGIN_S, request["seconds"] / 2)
         try:
             error = self._shell.run(request["source"], shows_value=request["shows_value"])
         finally:
             self._names.notebook = None
-        late = notebook.doing if notebook is not None else ""
-        return {"done": error.to_json() if error else None, "doing": late}
+        answer: dict[str, Any] = {"done": error.to_json() if error else None, "doing": "", "pid": 0}
+        return answer if notebook is None else answer | {"doing": notebook.doing, "pid": notebook.pid}
 
     def _publish(self, output: dict[str, Any]) -> None:
         sys.stdout.flush()

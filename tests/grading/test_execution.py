@@ -273,6 +273,20 @@ def test_hidden_test_goes_on_with_what_the_visible_part_made():
     assert run(student(account), check(asks)).points() == 2
 
 
+def test_checks_at_one_place_share_no_process():
+    """Whichever of them has hidden parts, calls, or only looks."""
+    task = student("log = []\ndef note(x):\n    log.append(x)\n    return len(log)")
+    looks = check("### BEGIN HIDDEN TESTS\nassert log == [] and note(1) == 1\n### END HIDDEN TESTS", "looks")
+    calls = check(
+        "assert note(1) == 1\n### BEGIN HIDDEN TESTS\nassert note(2) == 2\n### END HIDDEN TESTS", "calls"
+    )
+    again = check("for x in (1, 2):\n    ### BEGIN HIDDEN TESTS\n    assert note(x) == x", "again")
+    last = check("assert log == []\nassert note(1) == 1", "last")
+    ran = run(task, looks, calls, again, check("assert [] == log", "name"), last)
+
+    assert [ran[name].message for name in ("looks", "calls", "again", "name", "last")] == [""] * 5
+
+
 def test_hidden_test_inside_a_block_runs_too():
     """Then the whole check runs a second time."""
     asks = "for x in (1, 2):\n    y = x\n    ### BEGIN HIDDEN TESTS\n    assert square(x) == 5"

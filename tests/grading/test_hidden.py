@@ -37,6 +37,13 @@ def test_hidden_block_makes_the_whole_check_run_again():
     assert parts_of(source) == Parts(lines("for x in y:", "    f(x)", "#", "#"), source)
 
 
+def test_block_that_is_all_hidden_leaves_nothing_to_see():
+    """A loop without a body is no Python; students have it all the same."""
+    source = lines("for x in y:", f"    {BEGIN}", "    g(x)")
+
+    assert parts_of(source) == Parts("", source)
+
+
 def test_two_hidden_ends_are_both_hidden():
     """As nbgrader clears them."""
     source = lines("a", BEGIN, "b", END, BEGIN, "c", END)
