@@ -44,11 +44,12 @@ def test_whole_way_of_an_assignment(course: Course, capsys: pytest.CaptureFixtur
         grade(course, "validate", NAME),
         grade(course, "autograde", NAME, "--jobs", "1"),
         grade(course, "feedback", NAME),
+        grade(course, "report", NAME),
         grade(course, "export", NAME),
     ]
     said = capsys.readouterr().out
 
-    assert codes == [0] * 5
+    assert codes == [0] * 6
     assert "the solution of `ps1` passes all its checks" in said
     assert "graded 1 of 1 submission\n" in said
     assert "wrote feedback for 1 of 1 student\n" in said
