@@ -23,11 +23,10 @@ from pathlib import Path
 
 from cnlab.errors import CnlabError, MissingFeature
 from cnlab.grading.hub.demonstration import demonstration
-from cnlab.grading.hub.place import Place, prepare
+from cnlab.grading.hub.place import LABS, Owner, Place, owner_called, prepare
 from cnlab.linux import syscalls
 
-CHECKOUT = Path(__file__).resolve().parents[3]
-GRADING = CHECKOUT / "grading"
+GRADING = LABS.with_name("grading")
 PROXY = GRADING / "node_modules/configurable-http-proxy/bin/configurable-http-proxy"
 DEMO_USERS = ("instructor", "student1", "student2")
 
@@ -66,7 +65,7 @@ def _settings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
             )
         users = options.users.split(",")
         with demonstration(users) as (place, passwords):
-            prepare(place, instructor=users[0], labs=CHECKOUT / "labs")
+            prepare(place, owner=owner_called(users[0]), labs=LABS)
             for name, password in passwords.items():
                 print(f"hub: {name:12} password {password}", flush=True)
             yield {**_of(place, users[0]), **port, "CNLAB_STUDENTS": ",".join(users[1:])}
@@ -75,11 +74,11 @@ def _settings(options: argparse.Namespace) -> Iterator[dict[str, str]]:
             hint = "--instructor NAME, a user of this machine; or --demo, which makes three for a try"
             raise MissingFeature("instructor", "root starts a hub for others", hint=hint)
         place = Place(options.place or Path("/srv/cnlab"))
-        prepare(place, instructor=options.instructor, labs=CHECKOUT / "labs")
+        prepare(place, owner=owner_called(options.instructor), labs=LABS)
         yield {**_of(place, options.instructor), **port}
     else:
         place = Place(options.place or GRADING)
-        prepare(place, instructor=getpass.getuser(), labs=CHECKOUT / "labs")
+        prepare(place, owner=Owner(os.getuid(), os.getgid()), labs=LABS)
         password = secrets.token_urlsafe(24)
         print(
             "hub: not root, so this hub serves you alone: you are instructor and student in one, no limits\n"

@@ -5,6 +5,8 @@ place/              enterable by all
     exchange/       nbgrader's exchange; everybody may make a course here, nobody may touch another's
         cnlab/      the instructor's; inbound: everybody may put something in, only the instructor can look
     jupyterhub/     the hub's alone: database, cookie secret
+
+``python -m cnlab.grading.hub.place PLACE`` makes one that belongs to the caller.
 """
 
 from __future__ import annotations
@@ -13,10 +15,22 @@ import os
 import pwd
 import shutil
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from cnlab.errors import InvalidValue
 
 COURSE_ID = "cnlab"
+LABS = Path(__file__).resolve().parents[3] / "labs"
+
+
+class Owner(NamedTuple):
+    """Whose something is."""
+
+    uid: int
+    gid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +70,17 @@ class Place:
         return self.root / "jupyterhub"
 
 
-def prepare(place: Place, *, instructor: str, labs: Path) -> None:
+def prepare(place: Place, *, owner: Owner, labs: Path) -> None:
     """Make what is missing in `place`; what is there stays as it is.
 
     The sticky bit keeps students from renaming or removing what others put into `inbound`.
+
+    Args:
+        place: where.
+        owner: who teaches; another than the caller only for root.
+        labs: assignments to begin with.
     """
-    owner = pwd.getpwnam(instructor)
-    caller = pwd.getpwuid(os.geteuid())
+    caller = Owner(os.geteuid(), os.getegid())
     _make(place.root, caller, 0o755)
     _make(place.state, caller, 0o700)
     _make(place.course, owner, 0o700)
@@ -75,19 +93,36 @@ def prepare(place: Place, *, instructor: str, labs: Path) -> None:
         _copy_labs(labs, place.source, owner)
 
 
-def _make(directory: Path, owner: pwd.struct_passwd, mode: int) -> None:
+def owner_called(name: str) -> Owner:
+    """Return the ids of a user of this machine.
+
+    Raises:
+        InvalidValue: there is none of that name.
+    """
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise InvalidValue(f"{name!r}: expected a user of this machine; see getent passwd") from None
+    return Owner(entry.pw_uid, entry.pw_gid)
+
+
+def _make(directory: Path, owner: Owner, mode: int) -> None:
     if not directory.is_dir():
         directory.mkdir(parents=True)
-        os.chown(directory, owner.pw_uid, owner.pw_gid)
+        os.chown(directory, *owner)
         directory.chmod(mode)  # after chown, which takes the set-group-ID bit away
 
 
-def _copy_labs(labs: Path, source: Path, owner: pwd.struct_passwd) -> None:
+def _copy_labs(labs: Path, source: Path, owner: Owner) -> None:
     """Give the instructor assignments that formgrader can edit."""
     unfinished = source.with_name("source.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(labs, unfinished, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
     for directory, _, files in os.walk(unfinished):
         for path in (directory, *(os.path.join(directory, name) for name in files)):
-            os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+            os.chown(path, *owner, follow_symlinks=False)
     unfinished.rename(source)
+
+
+if __name__ == "__main__":
+    prepare(Place(Path(sys.argv[1])), owner=Owner(os.getuid(), os.getgid()), labs=LABS)
