@@ -46,7 +46,6 @@ class _Log:
         self._last = now
         rate = self._done / max(now - self._start, 1e-9)
         left = (self._total - self._done) / rate
-        self._out.write(
-            f"{self._done} of {self._total} {self._unit}, {rate:.1f} a second, {left:.0f} s left\n"
-        )
+        pace = f"{rate:.1f} a second" if rate >= 1 else f"{rate * 60:.1f} a minute"
+        self._out.write(f"{self._done} of {self._total} {self._unit}, {pace}, {left:.0f} s left\n")
         self._out.flush()

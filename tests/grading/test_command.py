@@ -144,7 +144,7 @@ def test_log_has_a_line_now_and_then_with_rate_and_time_left() -> None:
         log(name)
 
     assert out.getvalue() == (
-        "2 of 4 submissions, 0.2 a second, 11 s left\n4 of 4 submissions, 0.3 a second, 0 s left\n"
+        "2 of 4 submissions, 10.9 a minute, 11 s left\n4 of 4 submissions, 18.5 a minute, 0 s left\n"
     )
 
 
