@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dask
+import distributed
 import pytest
 from student import ROOT
 
@@ -23,7 +24,7 @@ from cnlab.grading.execution import Job, Result
 RUNNERS = "grading.stand_in_runners"
 DASK = Path(sys.executable).with_name("dask")
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 class Cluster:
@@ -35,7 +36,11 @@ class Cluster:
         self._processes: list[subprocess.Popen[bytes]] = []
         place = directory / "scheduler.json"
         self._start("scheduler", "--port", "0", "--no-show", "--scheduler-file", str(place))
-        wait_until(place.is_file, timeout_s=20, what="the scheduler to say where it listens")
+        wait_until(
+            lambda: place.is_file() and place.read_text().rstrip().endswith("}"),
+            timeout_s=30,
+            what="the scheduler to say where it listens",
+        )
         self.address = json.loads(place.read_text())["address"]
 
     def start_worker(self, *, before: str = "") -> None:
@@ -78,6 +83,8 @@ def two_workers(running: Cluster) -> Cluster:
     """The scheduler with two workers, whatever became of those before."""
     for _ in range(2 - len(running.workers())):
         running.start_worker()
+    with distributed.Client(running.address) as client:
+        wait_until(lambda: len(client.nthreads()) == 2, timeout_s=40, what="two workers to be there")
     return running
 
 
