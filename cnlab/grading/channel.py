@@ -68,10 +68,15 @@ class Channel:
         """
         while not (messages := self.pending(1)):
             left_s = None if deadline is None else deadline - time.monotonic()
-            if (left_s is not None and left_s <= 0) or not select.select([self], [], [], left_s)[0]:
+            if (left_s is not None and left_s <= 0) or not self._wait(left_s):
                 raise TimeoutError("no answer in time")
             self.fill()
         return messages[0]
+
+    def _wait(self, timeout_s: float | None) -> bool:
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
     def ask(self, message: plain.Json, deadline: float | None = None, *, fds: Sequence[int] = ()) -> Any:
         """Send a message and wait for the next one from there; raises as `send` and `receive`."""

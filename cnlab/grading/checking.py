@@ -129,7 +129,7 @@ class Attempt:
         if student.gone:
             cell.fail("skipped", "DeadKernelError", f"not run: {student.gone}")
             return
-        if not cell.source.strip():
+        if not cell.source.strip() or self._is_late(cell):
             return
         with self._timed(cell) as deadline:
             capture = Capture(self._world.limits.output_bytes)
@@ -137,6 +137,14 @@ class Attempt:
             self._world.ask_steward("look")  # what it was refused is put down to it
         cell.outputs = capture.outputs
         cell.status, cell.line, cell.message = outcome.status, outcome.line, outcome.message
+
+    def _is_late(self, cell: Cell) -> bool:
+        """Say so at the cell if the whole notebook's time is over."""
+        if time.monotonic() < self._ends:
+            return False
+        message = f"not run: the notebook had used its {self._world.limits.notebook_s:g} s"
+        cell.fail("timeout", "CellTimeoutError", message)
+        return True
 
     @contextlib.contextmanager
     def _timed(self, cell: Cell) -> Iterator[float]:
@@ -188,6 +196,8 @@ class Attempt:
             return True
         if cell.role == "test" and cell.snapshot is None:
             cell.fail("skipped", "DeadKernelError", f"not checked: {cell.why_no_snapshot}")
+            return False
+        if self._is_late(cell):
             return False
         if not tester.is_open:
             self._reopen(tester, done)

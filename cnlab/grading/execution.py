@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = ["CellResult", "Event", "Job", "Result", "close", "run_job"]
 _servers: dict[
     tuple[int, tuple[str, ...]], ForkServer
 ] = {}  # by the process that has made it, and its modules
+_lock = threading.Lock()  # a cluster's worker may have several threads
 
 
 def run_job(job: Job) -> Result:
@@ -90,11 +92,12 @@ def _server(job: Job) -> ForkServer:
     preload = job.options.get("preload")
     modules = tuple(map(str, preload)) if isinstance(preload, (list, tuple)) else PRELOAD
     key = os.getpid(), modules
-    if key not in _servers:
-        if not _servers:
-            atexit.register(close)
-        _servers[key] = ForkServer(modules)
-    return _servers[key]
+    with _lock:
+        if key not in _servers:
+            if not _servers:
+                atexit.register(close)
+            _servers[key] = ForkServer(modules)
+        return _servers[key]
 
 
 def _filled_in(notebook: dict[str, Any], cells: Sequence[Cell]) -> str:

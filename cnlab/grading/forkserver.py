@@ -49,6 +49,7 @@ class ForkServer:
     """The warm process, as the worker sees it."""
 
     def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
+        self._lock = threading.Lock()
         ours, its = pair()
         with its:
             self._process = subprocess.Popen(
@@ -85,15 +86,16 @@ class ForkServer:
         Raises:
             ServerGone: it cannot.
         """
-        try:
-            self._channel.send(dict(request), fds)
-            answer = self._channel.receive(time.monotonic() + _START_S)
-        except (OSError, plain.NotPlain) as error:
-            raise ServerGone(f"the fork server does not answer: {error}") from None
-        if "error" in answer:
-            raise ServerGone(f"the fork server cannot fork: {answer['error']}")
-        [pidfd] = self._channel.take_fds()
-        return pidfd
+        with self._lock:  # a cluster's worker may have several threads
+            try:
+                self._channel.send(dict(request), fds)
+                answer = self._channel.receive(time.monotonic() + _START_S)
+            except (OSError, plain.NotPlain) as error:
+                raise ServerGone(f"the fork server does not answer: {error}") from None
+            if "error" in answer:
+                raise ServerGone(f"the fork server cannot fork: {answer['error']}")
+            [pidfd] = self._channel.take_fds()
+            return pidfd
 
 
 def clean_environment() -> dict[str, str]:

@@ -32,6 +32,8 @@ _GRACE_S = 2.0  # after an interrupt, until it is killed
 _FORK_S = 15.0
 _OPEN_S = 60.0
 _STEWARD_S = 30.0
+_LATER_S = 10.0
+_SEND_S = 10.0  # who does not take a message in that time is stopped or hostile
 _MAX_ANSWER_BYTES = 1 << 10  # a fork says its pid
 _ENVIRONMENT = {"NBGRADER_EXECUTION": "autograde"}
 
@@ -95,6 +97,7 @@ class World:
         checks, self.output = os.pipe()
         self._steward = Channel(control, takes_fds=True)
         self._stack.callback(self._steward.close)
+        end.settimeout(_SEND_S)
         channel = Channel(end, max_bytes=MAX_OUTPUT_BYTES + (1 << 20))
         self._stack.callback(channel.close)
         streams = Streams({out: "stdout", err: "stderr"})
@@ -120,7 +123,8 @@ class World:
     def _meet(self) -> tuple[dict[str, Any], int]:
         job = self._job
         order = {
-            "limits": self.limits.to_dict(),
+            # the sandbox ends everything a little later than we, who can say what was running
+            "limits": self.limits.to_dict() | {"notebook_s": self.limits.notebook_s + _LATER_S},
             "files": {name: base64.b64encode(data).decode() for name, data in job.files.items()},
             "flavour": job.flavour,
             "accept": list(job.accept),
@@ -223,7 +227,7 @@ class StudentProcess:
             except (TimeoutError, OutputFlood) as error:
                 self._world.note(error)
                 why = _why_stopped(error, deadline - begun)
-                self._interrupt(capture)
+                self._interrupt(name)
                 capture.outputs[:] = [out for out in capture.outputs if out["output_type"] != "error"]
                 capture.fail("CellTimeoutError", f"{name} was stopped: {why}", self._last_traceback)
                 return Outcome("timeout", f"{name} was stopped: {why}")
@@ -238,7 +242,7 @@ class StudentProcess:
     def _follow(self, capture: Capture, deadline: float) -> dict[str, Any]:
         return follow(self._channel, self._streams, capture, deadline=deadline, ended_fd=self._pidfd)
 
-    def _interrupt(self, capture: Capture) -> None:
+    def _interrupt(self, name: str) -> None:
         """Stop the cell; keep the process if it lets itself be stopped."""
         self._world.ask_steward("interrupt")
         lost = Capture(1 << 16)
@@ -247,7 +251,7 @@ class StudentProcess:
             error = done["done"]
             self._last_traceback = _strings(error.get("traceback")) if type(error) is dict else None
         except (OSError, plain.NotPlain, OutputFlood, KeyError):
-            self._end("a cell before did not stop when its time was up")
+            self._end(f"{name} did not stop when its time was up")
 
     def _end(self, why: str) -> None:
         self.gone = why
@@ -287,6 +291,7 @@ class TesterProcess:
         with its:
             self._pidfd = self._world.fork_tester([its.fileno(), self._world.output])
         self._channel = Channel(ours)
+        ours.settimeout(_SEND_S)
         request = {"op": "prepare", "imports": imports, "modules": dict(modules), "names": list(names)}
         try:
             self._channel.ask(request, time.monotonic() + _OPEN_S)

@@ -195,6 +195,8 @@ class Server:
         if "callback" in data:
             return functools.partial(self._call_back, data["callback"])
         name, state = data["instance"]
+        if name not in self._namespace:
+            raise NameError(f"the check passes a {name}, a class that this notebook does not have", name=name)
         return made_of(self._namespace[name], self._taken(state))
 
     def _call_back(self, number: int, *arguments: object, **options: object) -> object:

@@ -323,6 +323,15 @@ def test_lateness_that_the_machine_may_have_caused_is_tried_again():
     assert "the cell `check` was late without being busy: it went the same way" in waits.notes[0]
 
 
+def test_notebook_has_a_time_of_its_own():
+    """A hundred slow cells are too much as well; the checks after them are not run."""
+    slow = student("while True: pass", "slow")
+    ran = run(slow, SQUARE, NINE, limits={"notebook_s": 1.5})
+
+    assert ran.statuses == {"slow": "timeout", "square": "timeout", "check": "skipped"}
+    assert "the notebook had used its 1.5 s" in ran["square"].message
+
+
 def test_memory_that_ran_out_is_an_event_of_its_cell():
     """And nobody tries again what the sandbox has ended."""
     result = run(SQUARE, student("x = bytearray(1 << 30)", "hog"), limits={"memory_bytes": 256 << 20}).result
