@@ -4,6 +4,7 @@ Prints facts as one JSON object; the tests judge them."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from cnlab import host
+from cnlab.clock import wait_until
 from cnlab.grading.limits import MIB, Limits
 from cnlab.grading.sandbox import Sandbox, born_inside, join, require_parts
+from cnlab.linux import syscalls
 from cnlab.linux.cgroups import Cgroup
 from cnlab.linux.mounts import read_mountinfo
 from cnlab.linux.processes import processes
@@ -165,8 +168,39 @@ def main() -> None:
         os.waitpid(tester, 0)
         facts["events"] = [event.text for event in box.events()]
     facts["usage"] = box.usage().to_dict()
+    facts["delegated"] = in_delegated_group()
     facts["left"] = [key for key, value in census().items() if value != before[key]]
     print(json.dumps(facts))
+
+
+def in_delegated_group() -> dict[str, Any]:
+    """Grade as an ordinary user to whom a group was delegated, as service managers do."""
+    group = Path("/sys/fs/cgroup/delegated")
+    group.mkdir()
+    for path in (group, *(group / f"cgroup.{name}" for name in ("procs", "threads", "subtree_control"))):
+        os.chown(path, 1000, 1000)
+
+    def bomb() -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.fork():
+                pass
+        signal.pause()
+
+    def grade() -> dict[str, Any]:
+        (group / "cgroup.procs").write_text("0")
+        syscalls.set_ids(1000, 1000, [])
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+        with Sandbox(Limits(pids=20), accept=["landlock"]) as box:
+            box.start(bomb)
+            events = wait_until(box.events, timeout_s=20)
+            return {"processes": len(box.processes()), "events": [event.text for event in events]}
+
+    grader, said = in_child(grade)
+    facts: dict[str, Any] = hear(said)
+    os.waitpid(grader, 0)
+    (group / "cnlab-grader").rmdir()
+    group.rmdir()  # fails if anything is left in it
+    return facts
 
 
 def census() -> dict[str, Any]:

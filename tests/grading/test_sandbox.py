@@ -18,7 +18,7 @@ from grading.sandboxed import BOTH, SMALL, errno_of, outcome_of, student_runs
 from cnlab.clock import wait_until
 from cnlab.errors import InvalidValue
 from cnlab.grading.sandbox import HOME, Sandbox, join
-from cnlab.grading.sandbox.groups import PREFIX
+from cnlab.grading.sandbox.group_removal import PREFIX
 from cnlab.linux.mounts import read_mountinfo
 from cnlab.linux.nsfs import KINDS, namespaces_of
 from cnlab.linux.processes import parse_status, read_process

@@ -13,6 +13,7 @@ from cnlab.errors import InvalidValue, MissingFeature
 from cnlab.grading.limits import Limits
 from cnlab.grading.sandbox import Sandbox, parts, require_parts
 from cnlab.grading.sandbox import groups as control_groups
+from cnlab.grading.sandbox.group_removal import PREFIX, remove_stale
 from cnlab.linux import syscalls
 from cnlab.linux.namespaces import spawn
 from cnlab.linux.nsfs import namespaces_of
@@ -140,12 +141,12 @@ def test_groups_of_a_killed_grader_are_removed_by_the_next():
     os.waitpid(maker, 0)
     kept = control_groups.make(f"kept-{os.getpid()}", Limits())
     try:
-        removed = control_groups.remove_stale()
+        removed = remove_stale()
 
-        assert f"{control_groups.PREFIX}stale-{maker}" in removed
-        assert f"{control_groups.PREFIX}kept-{os.getpid()}" not in removed
+        assert f"{PREFIX}stale-{maker}" in removed
+        assert f"{PREFIX}kept-{os.getpid()}" not in removed
         assert all(directory.is_dir() for directory in kept.directories.values())
     finally:
         kept.remove()
         kept.close()
-    assert not list(Path("/sys/fs/cgroup").rglob(f"{control_groups.PREFIX}*-{maker}"))
+    assert not list(Path("/sys/fs/cgroup").rglob(f"{PREFIX}*-{maker}"))

@@ -94,6 +94,11 @@ def test_student_cannot_look_into_the_tester(facts):
     assert set(spied.values()) == {"PermissionError"}
 
 
+def test_ordinary_user_has_limits_in_a_group_delegated_to_it(facts):
+    """As ``systemd-run --user --scope -p Delegate=yes`` delegates one."""
+    assert facts["delegated"] == {"processes": 20, "events": ["no more than 20 processes and threads"]}
+
+
 def test_nothing_is_left_in_the_machine(facts):
     """The next submission may have it."""
     assert facts["left"] == []

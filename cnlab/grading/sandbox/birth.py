@@ -17,7 +17,7 @@ from typing import NoReturn
 from cnlab.grading.sandbox import (
     confinement,
     filesystem,
-    groups,
+    group_removal,
     guard,
     messages,
     ownership,
@@ -34,7 +34,7 @@ from cnlab.linux.idmaps import IdMap, write_gid_map, write_uid_map
 
 def warm_up(flavour: Flavour = "plain") -> None:
     """Find out here what would else be found out anew in each sandbox, and clean up after killed ones."""
-    groups.remove_stale()
+    group_removal.remove_stale()
     if flavour == "plain":
         parts.parts()
     filesystem.environment_paths()

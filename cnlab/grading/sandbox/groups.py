@@ -4,18 +4,15 @@ Interface: ``group = make(name, limits, accepted)``; `Group.enter` moves the cal
 what was used and how often a limit was met; `Group.remove` removes the directories, once nobody is in.
 
 A group is one directory in the version 2 tree, or one in each of three version 1 trees. Its files are opened
-once, by its maker: a process that has left for another root or user can still read them. The maker locks
-each directory (flock(2)) for as long as it lives, so that `remove_stale` knows one whose maker was killed.
+once, by its maker: a process that has left for another root or user can still read them.
 
 See: cgroups(7).
 """
 
 import contextlib
-import errno
 import fcntl
 import functools
 import os
-import signal
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +20,15 @@ from pathlib import Path
 from cnlab.clock import wait_until
 from cnlab.errors import MissingFeature
 from cnlab.grading.limits import Limits
-from cnlab.grading.sandbox import ownership
-from cnlab.linux import cgroup_tree, cgroups_v1, syscalls
+from cnlab.grading.sandbox import group_removal, group_trees, ownership
+from cnlab.grading.sandbox.group_removal import PREFIX
+from cnlab.linux import cgroup_tree, syscalls
 from cnlab.linux.cgroup_files import parse_flat_keyed
 
-PREFIX = "cnlab-sandbox-"
-PARTS = {"memory": "cgroup-memory", "pids": "cgroup-pids", "cpu": "cgroup-cpu"}
+PARTS = {controller: f"cgroup-{controller}" for controller in group_trees.CONTROLLERS}
 _EMPTY_TIMEOUT_S = 10.0
 _PERIOD_US = 100_000
+_MAX_DEPTH, _MAX_DESCENDANTS = 32, 1000  # of groups that a student who is root makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +50,7 @@ class Group:
     _files: dict[str, int] = field(default_factory=dict)
     _places: list[tuple[int, str, int]] = field(default_factory=list)  # parent, name, the locked directory
     _procs: list[int] = field(default_factory=list)
-    _delegated: list[int] = field(
-        default_factory=list
-    )  # cgroup.procs of it and its leaf, and its controllers
+    _delegated: list[int] = field(default_factory=list)  # see `enter_delegated`
     tester: Path | None = None  # the group for testers, where there is a delegated one beside it
 
     def enter(self) -> None:
@@ -113,7 +109,7 @@ class Group:
         """Remove the directories, also groups that were made below; their processes have been killed."""
         for parent, name, _ in self._places:
             wait_until(
-                lambda parent=parent, name=name: _removed(parent, name),  # type: ignore[misc]
+                functools.partial(group_removal.is_removed, parent, name),
                 timeout_s=_EMPTY_TIMEOUT_S,
                 poll_s=0.0005,
                 what=f"control group {name} to empty",
@@ -138,7 +134,6 @@ def make(
     limits: Limits,
     missing: Collection[str] = (),
     *,
-    parent: Path | None = None,
     is_delegated: bool = False,
 ) -> Group:
     """Make a group with `limits`, without the controllers of the `missing` parts.
@@ -147,7 +142,6 @@ def make(
         name: of the directories, after `PREFIX`.
         limits: what all its processes may use together.
         missing: parts of `PARTS` to do without.
-        parent: version 2 group to make it in, by default one that we may make groups in.
         is_delegated: give a group in it to the root of a user namespace, and have one for testers beside it.
 
     Raises:
@@ -159,7 +153,7 @@ def make(
     if not wanted:
         return group
     try:
-        unified = parent or _unified_parent(wanted)
+        unified = group_trees.unified_parent(wanted)
         if unified is not None:
             group.version = 2
             _make_unified(group, unified / (PREFIX + name), wanted, limits)
@@ -201,6 +195,8 @@ def _delegate(group: Group, directory: Path, wanted: Collection[str]) -> None:
     See: the kernel's cgroup v2 guide, "Delegation".
     """
     cgroup_tree.write(directory / "cgroup.subtree_control", " ".join(f"+{name}" for name in wanted))
+    cgroup_tree.write(directory / "cgroup.max.depth", str(_MAX_DEPTH))
+    cgroup_tree.write(directory / "cgroup.max.descendants", str(_MAX_DESCENDANTS))
     own, leaf = directory / "student", directory / "student" / "notebook"
     group.tester = directory / "tester"
     for made in (own, leaf, group.tester):
@@ -226,7 +222,7 @@ def _make_legacy(group: Group, name: str, wanted: Collection[str], limits: Limit
     }
     made: set[Path] = set()
     for controller in (*wanted, *(["cpuacct"] if "cpu" in wanted else [])):
-        directory = group.directories[controller] = _legacy_parent(controller) / name
+        directory = group.directories[controller] = group_trees.legacy_parent(controller) / name
         if directory not in made:  # one tree may have several controllers
             _add(group, directory)
             group._procs.append(os.open(directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
@@ -242,136 +238,14 @@ def _make_legacy(group: Group, name: str, wanted: Collection[str], limits: Limit
 
 def _add(group: Group, directory: Path) -> None:
     """Make the directory and lock it."""
-    cgroup_tree.make(directory)
-    parent = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    own = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    group._places.append((parent, directory.name, own))
-    fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with group_removal.making_in(directory.parent):
+        cgroup_tree.make(directory)
+        parent = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        own = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        group._places.append((parent, directory.name, own))
+        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _open(group: Group, file: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # memory.peak came with Linux 5.19
         group._files[file.name] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-
-
-@functools.cache
-def _legacy_parent(controller: str) -> Path:
-    return cgroups_v1.own_group(controller)
-
-
-@functools.cache
-def _unified_parent(wanted: tuple[str, ...]) -> Path | None:
-    """Return the version 2 group to make ours in; None where version 1 has the controllers.
-
-    Root takes the root of the tree. Others need a group that was delegated to them.
-    """
-    try:
-        root = cgroup_tree.root_of_cgroup2()
-    except MissingFeature:
-        return None
-    if not set(wanted) <= set(cgroup_tree.controllers(root)):
-        return None
-    if os.access(root / "cgroup.subtree_control", os.W_OK):
-        parent = root
-    else:
-        own = cgroup_tree.cgroup_of()
-        above = [own, *own.parents]
-        candidates = [path for path in above[: above.index(root)] if _is_ours(path)]
-        if not candidates:
-            raise MissingFeature(
-                "cgroup2",
-                f"{own} is not delegated to user id {os.geteuid()}",
-                hint="start it by `systemd-run --user --scope -p Delegate=yes`, or as root",
-            )
-        parent = candidates[-1]
-        if (parent / "cgroup.procs").read_text():
-            _move_down(parent)
-    cgroup_tree.enable_controllers(parent)
-    cgroup_tree.require_controllers(parent, (f"{controller}." for controller in wanted))
-    return parent
-
-
-def _is_ours(path: Path) -> bool:
-    return os.access(path, os.W_OK) and os.access(path / "cgroup.subtree_control", os.W_OK)
-
-
-def _move_down(parent: Path) -> None:
-    """Move the processes of a delegated group into a leaf: only then may its children have controllers."""
-    leaf = parent / "cnlab-grader"
-    leaf.mkdir(exist_ok=True)
-    for pid in (parent / "cgroup.procs").read_text().split():
-        with contextlib.suppress(ProcessLookupError):
-            cgroup_tree.write(leaf / "cgroup.procs", pid)
-
-
-def _removed(parent: int, name: str) -> bool:
-    try:
-        _remove_below(parent, name)
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):  # a zombie stays a member until it is reaped
-            raise
-        return False
-    return True
-
-
-def _remove_below(parent: int, name: str) -> None:
-    """Remove a group and those below it, which its processes may have made; by descriptors, however deep."""
-    with contextlib.suppress(OSError):
-        return os.rmdir(name, dir_fd=parent)
-    own = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=parent)
-    try:
-        for entry in os.scandir(own):
-            if entry.is_dir(follow_symlinks=False):
-                _remove_below(own, entry.name)
-    finally:
-        os.close(own)
-    os.rmdir(name, dir_fd=parent)
-
-
-def remove_stale() -> list[str]:
-    """Remove groups whose maker was killed before it could: nobody holds their lock. Return their names."""
-    found = []
-    for parent in _parents():
-        for directory in parent.glob(f"{PREFIX}*"):
-            with contextlib.suppress(OSError):
-                if _is_abandoned(directory):
-                    _kill(directory)
-                    parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                    try:
-                        wait_until(lambda: _removed(parent_fd, directory.name), timeout_s=2)  # noqa: B023
-                    finally:
-                        os.close(parent_fd)
-                    found.append(directory.name)
-    return found
-
-
-def _parents() -> list[Path]:
-    """Return the groups in which `make` may have made some."""
-    found: list[Path] = []
-    with contextlib.suppress(MissingFeature, OSError):
-        root = cgroup_tree.root_of_cgroup2()
-        own = cgroup_tree.cgroup_of()
-        found += [root, own, *(path for path in own.parents if path.is_relative_to(root))]
-    for controller in (*PARTS, "cpuacct"):
-        with contextlib.suppress(MissingFeature, OSError):
-            found.append(_legacy_parent(controller))
-    return list(dict.fromkeys(found))
-
-
-def _is_abandoned(directory: Path) -> bool:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
-def _kill(directory: Path) -> None:
-    for pid in (directory / "cgroup.procs").read_text().split():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)

@@ -12,7 +12,6 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
@@ -21,6 +20,9 @@ from cnlab.grading.sandbox import confinement, messages, system_calls, watchdog
 from cnlab.grading.sandbox.groups import Group, Reading
 from cnlab.linux import syscalls
 from cnlab.linux.capability_names import mask_of
+
+COUNTED_BY_GROUPS = frozenset({"cgroup-memory", "cgroup-cpu"})
+"""Parts without which processes are looked at one by one."""
 
 _LOOK_EVERY_S = 0.1
 
@@ -31,7 +33,7 @@ class Post:
 
     limits: Limits
     group: Group
-    missing: Collection[str]
+    missing: frozenset[str]
     zygote: socket.socket
     student: int
     proc: int  # a directory of /proc that hides nobody
@@ -44,7 +46,7 @@ class Post:
     @property
     def counts_itself(self) -> bool:
         """Whether no control group counts memory or processor time here."""
-        return not {"cgroup-memory", "cgroup-cpu"}.isdisjoint(self.missing)
+        return bool(COUNTED_BY_GROUPS & self.missing)
 
 
 def keep_watch(post: Post) -> NoReturn:
