@@ -82,15 +82,22 @@ class Attempt:
         self._job = job
         self._cells = cells
         self._world = world
-        self._ends = time.monotonic() + world.limits.notebook_s
+        self._ends = self._ends_cpu_s = 0.0
         self._defined: set[str] = set()
 
     def run(self) -> None:
         """Run all cells; how they went is in them afterwards."""
+        self._wind_up()
         self._run_students(self._world.student)
+        self._wind_up()
         checks = [cell for cell in self._cells if cell.role in ("setup", "test")]
         if any(cell.role == "test" for cell in checks):
             self._run_checks(checks)
+
+    def _wind_up(self) -> None:
+        """Give what follows the time of a notebook."""
+        self._ends = time.monotonic() + self._world.limits.notebook_s
+        self._ends_cpu_s = self._world.cpu_s + self._world.limits.cpu_s
 
     # The student's cells
 
@@ -140,10 +147,14 @@ class Attempt:
 
     def _is_late(self, cell: Cell) -> bool:
         """Say so at the cell if the whole notebook's time is over."""
-        if time.monotonic() < self._ends:
+        limits = self._world.limits
+        if time.monotonic() >= self._ends:
+            used = f"{limits.notebook_s:g} s"
+        elif self._world.cpu_s >= self._ends_cpu_s:
+            used = f"{limits.cpu_s:g} s of the processor"
+        else:
             return False
-        message = f"not run: the notebook had used its {self._world.limits.notebook_s:g} s"
-        cell.fail("timeout", "CellTimeoutError", message)
+        cell.fail("timeout", "CellTimeoutError", f"not run: the notebook had used its {used}")
         return True
 
     @contextlib.contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import os
 import select
 import signal
@@ -32,14 +33,23 @@ _GRACE_S = 2.0  # after an interrupt, until it is killed
 _FORK_S = 15.0
 _OPEN_S = 60.0
 _STEWARD_S = 30.0
-_LATER_S = 10.0
-_SEND_S = 10.0  # who does not take a message in that time is stopped or hostile
+_SEND_S = 10.0  # who takes no message for so long is stopped, or hostile
 _MAX_ANSWER_BYTES = 1 << 10  # a fork says its pid
 _ENVIRONMENT = {"NBGRADER_EXECUTION": "autograde"}
 
 
 class SandboxFailed(CnlabError):  # noqa: N818 - reads as what has happened
     """The sandbox could not be opened, or does not answer; no student's code is to blame."""
+
+
+def hard(limits: Limits) -> Limits:
+    """Return the limits at which the sandbox ends everything.
+
+    The student's cells and the checks each have the time of a notebook: who lets cells run too long does not
+    lose the checks of what was there before. Who is late is stopped by the worker first, cell by cell.
+    """
+    notebook_s, cpu_s = (2 * (time_s + limits.cell_s) for time_s in (limits.notebook_s, limits.cpu_s))
+    return dataclasses.replace(limits, notebook_s=notebook_s, cpu_s=cpu_s)
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Outcome:
 
 @dataclass
 class Snapshot:
-    """A copy of the student's process at one place; `uses` checks or parts of them are still to ask it."""
+    """A copy of the student's process at one place; `uses` checks, or parts of them, are still to ask it."""
 
     channel: Channel
     pid: int
@@ -123,8 +133,7 @@ class World:
     def _meet(self) -> tuple[dict[str, Any], int]:
         job = self._job
         order = {
-            # the sandbox ends everything a little later than we, who can say what was running
-            "limits": self.limits.to_dict() | {"notebook_s": self.limits.notebook_s + _LATER_S},
+            "limits": hard(self.limits).to_dict(),
             "files": {name: base64.b64encode(data).decode() for name, data in job.files.items()},
             "flavour": job.flavour,
             "accept": list(job.accept),

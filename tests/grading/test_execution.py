@@ -323,13 +323,16 @@ def test_lateness_that_the_machine_may_have_caused_is_tried_again():
     assert "the cell `check` was late without being busy: it went the same way" in waits.notes[0]
 
 
-def test_notebook_has_a_time_of_its_own():
-    """A hundred slow cells are too much as well; the checks after them are not run."""
-    slow = student("while True: pass", "slow")
-    ran = run(slow, SQUARE, NINE, limits={"notebook_s": 1.5})
+@pytest.mark.parametrize(
+    ("limit", "used"), [({"notebook_s": 1.5}, "1.5 s"), ({"cpu_s": 0.3}, "0.3 s of the processor")]
+)
+def test_notebook_has_a_time_of_its_own(limit, used):
+    """A hundred slow cells are too much as well; what was there before them is checked all the same."""
+    slow, more = student("while True: pass", "slow"), student("1", "more")
+    ran = run(SQUARE, NINE, slow, more, limits=limit | {"cell_s": 3.0})
 
-    assert ran.statuses == {"slow": "timeout", "square": "timeout", "check": "skipped"}
-    assert "the notebook had used its 1.5 s" in ran["square"].message
+    assert ran.statuses == {"square": "ok", "check": "ok", "slow": "timeout", "more": "timeout"}
+    assert f"the notebook had used its {used}" in ran["more"].message
 
 
 def test_memory_that_ran_out_is_an_event_of_its_cell():
