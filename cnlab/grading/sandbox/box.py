@@ -19,7 +19,7 @@ from cnlab.linux.processes import parse_stat
 
 Reference = Mapping[str, Any]
 
-_ANSWER_TIMEOUT_S = 5.0
+_START_TIMEOUT_S, _ANSWER_TIMEOUT_S = 60.0, 5.0
 _numbers = itertools.count()
 
 
@@ -118,6 +118,7 @@ class Sandbox:
         return self._student
 
     def _meet(self, first: socket.socket) -> Student:
+        first.settimeout(_START_TIMEOUT_S)
         received = messages.receive(first)
         if received is None:
             raise ChildProcessError("the sandbox's first process ended before it began")
