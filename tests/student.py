@@ -112,7 +112,7 @@ def become(uid: int, home: Path) -> None:
     """Drop to `uid`, without capabilities and for good, where the checkout and this Python can be reached."""
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
-    _open_up([Path(sys.prefix), Path(sys.base_prefix), ROOT, home])
+    open_up([Path(sys.prefix), Path(sys.base_prefix), ROOT, home])
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -120,7 +120,7 @@ def become(uid: int, home: Path) -> None:
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # as after an execve: /proc/PID belongs to the student too
 
 
-def _open_up(needed: list[Path]) -> None:
+def open_up(needed: list[Path]) -> None:
     """Put a tmpfs over each directory that others cannot enter, with only what is needed in it."""
     barred = {bar: [] for path in needed if (bar := _first_barred(path)) is not None}
     for path in needed:

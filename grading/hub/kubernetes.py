@@ -21,7 +21,7 @@ NAMES = Path("/srv/jupyterhub/passwd")  # which the desk reads; on the volume of
 
 instructor = get_config("custom.instructor")  # noqa: F821 - the chart defines both
 c.Authenticator.admin_users = {instructor}  # noqa: F821
-c.Authenticator.username_pattern = r"[a-z0-9_][a-z0-9_.@-]{0,63}"  # noqa: F821 - fit for passwd(5) and nbgrader
+c.Authenticator.username_pattern = r"[a-z0-9_][a-z0-9_.@-]{0,63}\Z"  # noqa: F821 - it only matches the begin
 
 
 def write_name(name, uid, names=NAMES):

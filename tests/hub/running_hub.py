@@ -26,6 +26,8 @@ from cnlab.grading.hub.place import Place
 
 PICTURES = ROOT / "build" / "pictures"
 ASSIGNMENT = "doubling"
+REACHABLE = [sys.executable, "-P", str(Path(__file__).with_name("reachable.py"))]
+HUB = [*REACHABLE, sys.executable, "-m", "cnlab.grading.hub"]
 
 
 class Hub:
@@ -66,13 +68,11 @@ class Hub:
     def run_as(self, user: str, code: str) -> subprocess.CompletedProcess[str]:
         """Run Python code as one of the users."""
         entry = pwd.getpwnam(user)
+        become = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
         return subprocess.run(
-            [sys.executable, "-c", code],
-            user=entry.pw_uid,
-            group=entry.pw_gid,
-            extra_groups=[],
-            cwd=entry.pw_dir,
-            env={"HOME": entry.pw_dir},
+            [*REACHABLE, *become, sys.executable, "-c", code],
+            cwd="/",
+            env={"HOME": entry.pw_dir, "PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,
         )
@@ -84,9 +84,7 @@ def running_hub(*arguments: str, students: int = 2, env: dict[str, str] | None =
     port = free_ports(3)
     users = [f"cnlab{port}{role}" for role in ("teach", *("abcdefgh"[:students]))]
     command = [
-        sys.executable,
-        "-m",
-        "cnlab.grading.hub",
+        *HUB,
         "--demo",
         f"--users={','.join(users)}",
         f"--port={port}",

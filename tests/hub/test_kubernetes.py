@@ -1,0 +1,137 @@
+"""The values for Zero to JupyterHub, and what they make of a user's pod."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from jupyterhub.app import JupyterHub
+from jupyterhub.auth import Authenticator
+from ltiauthenticator.lti13.auth import LTI13Authenticator
+from oauthenticator.generic import GenericOAuthenticator
+from student import ROOT
+from traitlets.config import Config
+
+HUB = ROOT / "grading" / "hub"
+TEACHER = "alice@uni.example"
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    """Our values, parsed."""
+    return yaml.safe_load((HUB / "values.yaml").read_text())
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    """What kubernetes.py defines when the chart runs it, with `c` filled in."""
+    chart = {"c": Config(), "get_config": {"custom.instructor": TEACHER}.__getitem__}
+    exec((HUB / "kubernetes.py").read_text(), chart)
+    return chart
+
+
+def pod(settings: dict[str, Any], name: str, number: int, names: Path) -> SimpleNamespace:
+    """What a user's pod is to be made of, as KubeSpawner would have it."""
+    spawner = SimpleNamespace(user=SimpleNamespace(name=name, id=number), image="cnlab:1", environment={})
+    spawner.volumes, spawner.volume_mounts, spawner.init_containers = [], [], []
+    settings["become_somebody"](spawner, names)
+    return spawner
+
+
+def test_every_user_has_an_id_of_their_own(settings, tmp_path):
+    """By which the kernel, and with it the exchange, tells who owns what."""
+    names = tmp_path / "passwd"
+    users = [(TEACHER, 3), ("ada@uni.example", 1), ("grace@uni.example", 2), ("ada@uni.example", 1)]
+    ids = [pod(settings, *user, names).uid for user in users]
+
+    assert [100_000, 100_001, 100_002, 100_001] == ids
+    assert 3 == len(names.read_text().splitlines())
+
+
+def test_desk_knows_whose_a_submission_is(settings, tmp_path, monkeypatch):
+    """It runs in a container where no user of another has a name."""
+    from cnlab.grading.hub import arrivals
+
+    pod(settings, "ada@uni.example", 1, tmp_path / "passwd")
+    monkeypatch.setenv("CNLAB_PASSWD", str(tmp_path / "passwd"))
+
+    assert ("ada@uni.example", "user 100002") == (arrivals._user_name(100_001), arrivals._user_name(100_002))
+
+
+def test_student_has_no_way_to_the_course(settings, tmp_path):
+    """Not by a mount, not by a variable; and the instructor has."""
+    names = tmp_path / "passwd"
+    student, teacher = (pod(settings, *user, names) for user in (("ada", 1), (TEACHER, 2)))
+    mounts = [{mount.get("subPath") for mount in spawner.volume_mounts} for spawner in (student, teacher)]
+
+    assert [{"exchange", "passwd"}, {"exchange", "passwd", "course"}] == mounts
+    assert ("CNLAB_COURSE" in student.environment, "CNLAB_COURSE" in teacher.environment) == (False, True)
+
+
+def test_user_has_a_name_in_the_container(settings, tmp_path):
+    """The shell of the pod's first container, run here; nbgrader asks for the name of its user id."""
+    spawner = pod(settings, "ada@uni.example", 1, tmp_path / "passwd")
+    [container] = spawner.init_containers
+    command = [word.replace("/new/", f"{tmp_path}/made-") for word in container["command"]]
+    variables = {one["name"]: one["value"] for one in container["env"]}
+    subprocess.run(command, check=True, env={"PATH": os.environ["PATH"], **variables})
+    last = (tmp_path / "made-passwd").read_text().splitlines()[-1]
+
+    assert "ada@uni.example:x:100001:100001::/home/jovyan:/bin/bash" == last
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\nb", "../a", "a+b", "-a", "a b"])
+def test_name_that_would_mean_something_is_no_user(settings, name):
+    """To passwd(5), a shell, a path, nbgrader's names of submissions."""
+    authenticator = Authenticator(username_pattern=settings["c"].Authenticator.username_pattern)
+
+    assert not authenticator.validate_username(name)
+    assert authenticator.validate_username("ada.lovelace@uni.example")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [JupyterHub, LTI13Authenticator, GenericOAuthenticator, Authenticator],
+    ids=lambda kind: kind.__name__,
+)
+def test_hub_knows_its_settings(values, kind):
+    """A misspelt one would be passed over in silence."""
+    given = set(values["hub"]["config"][kind.__name__])
+
+    assert given <= set(kind.class_trait_names(config=True))
+
+
+def test_desk_beside_the_hub_can_start(values):
+    """Its command names modules that exist, and it is nobody's root."""
+    [desk] = values["hub"]["extraContainers"]
+    modules = [word for word in " ".join(desk["command"]).split() if word.startswith("cnlab.")]
+
+    assert 2 == len([import_module(module) for module in modules])
+    assert 100_000 == desk["securityContext"]["runAsUser"]
+
+
+def test_chart_takes_the_values(values):
+    """By the chart's own schema, from CNLAB_Z2JH, a checkout of zero-to-jupyterhub-k8s."""
+    if "CNLAB_Z2JH" not in os.environ:
+        pytest.skip("CNLAB_Z2JH names no checkout of zero-to-jupyterhub-k8s")
+    chart = Path(os.environ["CNLAB_Z2JH"], "jupyterhub")
+    schema, defaults = (
+        yaml.safe_load((chart / file).read_text()) for file in ("values.schema.yaml", "values.yaml")
+    )
+
+    jsonschema.Draft7Validator(schema).validate(merged(defaults, values))
+    with pytest.raises(jsonschema.ValidationError, match="'memry' was unexpected"):
+        jsonschema.Draft7Validator(schema).validate(merged(defaults, {"singleuser": {"memry": {}}}))
+
+
+def merged(values: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """Put our values over the chart's, as helm does."""
+    both = {key: merged(values[key], new) for key, new in ours.items() if isinstance(values.get(key), dict)}
+    return {**values, **ours, **both}
