@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from cnlab.clock import wait_until
+from cnlab.errors import InvalidValue
+from cnlab.grading import notebook
 from cnlab.grading.calls import calling, exit_status, find_process, running
 from cnlab.linux import syscalls
+from cnlab.linux.nsfs import namespaces_of
 
 
 def add(one, two):
@@ -176,3 +179,48 @@ def test_caller_that_cannot_start_a_process_is_told_why(monkeypatch):
         calling(add, 1, 2),
     ):
         pass
+
+
+def each(function, factor, *calls):
+    """Call a function once for each list of arguments."""
+    return [factor * function(*arguments) for arguments in calls]
+
+
+def test_helper_of_the_check_goes_between():
+    """A locked cell may call the function in a way of its own; messages still speak of the function."""
+    with calling(add, (1, 2), (3, 4), by=(each, 10)) as call:
+        assert call.result() == [30, 70]
+    with (
+        calling(add, (1, None), by=(each, 1)) as call,
+        pytest.raises(AssertionError, match=r"expected add\(\(1, None\)\) to return, got TypeError"),
+    ):
+        call.result()
+
+
+@pytest.mark.needs_userns
+def test_home_of_a_call_is_where_the_notebook_is():
+    """A function that moves its process is told apart from one that moves nothing."""
+    with calling(syscalls.unshare, syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWUTS) as call:
+        call.result()
+        there = namespaces_of(call.pid)
+
+        assert call.home == namespaces_of()
+        assert [kind for kind in call.home if there[kind] != call.home[kind]] == ["user", "uts"]
+
+
+@pytest.mark.needs_userns
+def test_bystander_is_a_command_in_namespaces_of_its_own():
+    """Checks need somebody whom a student's function can look at."""
+    with notebook.bystander(["sleep", "7004"], new=("user", "net")) as other:
+        there, home = namespaces_of(other.pid), namespaces_of()
+
+        assert running("sleep", "7004") == [other.pid]
+        assert [kind for kind in home if there[kind] != home[kind]] == ["net", "user"]
+        assert Path(f"/proc/{other.pid}/uid_map").read_text() == ""
+    assert running("sleep", "7004") == []
+
+
+def test_bystander_in_a_new_pid_namespace_is_refused():
+    """It would be its parent there, and the check would look at the wrong process."""
+    with pytest.raises(InvalidValue, match="does not enter a pid namespace that it makes"):
+        notebook.bystander(["sleep", "7005"], new=("pid",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import tarfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from dockerd import private_dockerd
+from labs.course import source_of
 from student import ROOT
 
 from cnlab.containers.images.image import images
@@ -64,6 +66,13 @@ def test_skopeo_copies_each_image(handed_out: Path, tmp_path: Path, name: str) -
     source, target = f"oci:{handed_out}/images:{name}", f"dir:{tmp_path}/copy"
 
     subprocess.run(["skopeo", "copy", "--quiet", "--all", source, target], check=True)
+
+
+def test_lab_knows_the_archive_by_its_digest() -> None:
+    """A student's code can write beside the notebook, and the checks compare with what is in there."""
+    sources = "".join(cell.source for cell in source_of("lab03-images").cells)
+
+    assert f'DIGEST = "{hashlib.sha256(ARCHIVE.read_bytes()).hexdigest()}"' in sources
 
 
 @pytest.mark.needs_root
