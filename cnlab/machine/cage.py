@@ -43,7 +43,7 @@ def enter(without: Collection[str], needed: Iterable[Path]) -> None:
         _unshare()
         _fork_and_wait()
     if os.geteuid() == 0 and os.readlink("/proc/self/ns/user") == _initial_user_namespace():
-        _drop_root(is_reachable=all(map(_is_open_to_all, needed)))
+        _drop_root(is_reachable=all(map(is_open_to_all, needed)))
     syscalls.set_no_new_privs()
 
 
@@ -95,7 +95,8 @@ def _drop_root(*, is_reachable: bool) -> None:
     syscalls.set_parent_death_signal(signal.SIGKILL)  # which a change of ids forgets
 
 
-def _is_open_to_all(path: Path) -> bool:
+def is_open_to_all(path: Path) -> bool:
+    """Say whether everybody may enter the directories above `path`."""
     return all(directory.stat().st_mode & 0o001 for directory in path.resolve().parents)
 
 
