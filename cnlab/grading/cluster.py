@@ -212,7 +212,7 @@ def versions() -> dict[str, str]:
     names = ("ipython", "matplotlib", "numpy")
     return {
         "cnlab": digest.hexdigest()[:12],
-        "Python": platform.python_version(),
+        "Python": ".".join(platform.python_version_tuple()[:2]),
         **{name: metadata.version(name) for name in names},
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,10 +12,13 @@ from pathlib import Path
 import pytest
 from grading.small_lab import setup_source, small_lab, write
 from labs.course import nbgrader_of, source_of
+from nbformat.v4 import new_code_cell, new_notebook
 from notebook import Cell, Notebook
 from student import ROOT
 
 from cnlab.clock import wait_until
+from cnlab.grading import execution
+from cnlab.grading.execution import Job
 
 RIGHT = "def square(x):\n    return x * x"
 
@@ -182,6 +186,16 @@ def test_program_that_runs_the_notebook_checks_nothing(running: Notebook) -> Non
         "",
         "check() is for you while you work: here nobody is looking, and nothing was checked.",
     )
+
+
+def test_call_that_was_left_in_a_submission_does_no_harm() -> None:
+    """In the sandbox too: nothing is checked twice, and nothing fails."""
+    cell = new_code_cell("from cnlab.grading.check import check\ncheck()")
+    job = Job("left-in", json.dumps(new_notebook(cells=[cell])), (("student", ""),), options={"preload": []})
+    result = execution.run_job(job)
+
+    assert (result.error, [cell.status for cell in result.cells]) == ("", ["ok"])
+    assert "nothing was checked" in result.notebook
 
 
 def test_module_that_came_with_the_lab_is_there_for_the_checks(tmp_path: Path) -> None:

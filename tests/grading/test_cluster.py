@@ -7,16 +7,20 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import dask
 import distributed
 import pytest
+from grading.problem_set import ANSWERS, NAME, answered, grades, make_course, submit
 from student import ROOT
 
+from cnlab import cli
 from cnlab.clock import wait_until
 from cnlab.grading import cluster, pool
 from cnlab.grading.execution import Job, Result
@@ -146,6 +150,31 @@ def test_job_that_kills_two_processes_fails_alone(two_workers: Cluster, tmp_path
     assert {result.key: result.error for result in results if result.error} == {
         "deadly": "each of the 2 processes that ran it died, the last by signal 9"
     }
+
+
+def test_class_is_graded_although_a_worker_is_killed_half_way(two_workers: Cluster, tmp_path: Path) -> None:
+    """By the command, with real submissions in real sandboxes: the marks are those of one machine."""
+    course = make_course(tmp_path / "course")
+    wrong = answered(course, ANSWERS | {"cube": "    return x"})
+    for number in range(6):
+        submit(course, f"student-{number}", wrong if number % 3 else answered(course))
+    killer = threading.Thread(target=kill_one, args=(two_workers, course.runs(NAME)))
+    killer.start()
+    grade = ["grade", "autograde", NAME, "--course", str(course.root)]
+    code = cli.main([*grade, "--scheduler", two_workers.address])
+    killer.join()
+    on_cluster = grades(course)
+
+    assert (code, len(two_workers.workers())) == (0, 1)
+    assert cli.main([*grade, "--force"]) == 0
+    assert on_cluster == grades(course)
+    assert len({row[0] for row in on_cluster}) == 6
+
+
+def kill_one(cluster: Cluster, journals: Path) -> None:
+    """Kill a worker as soon as the first submission is graded."""
+    wait_until(lambda: journals.is_dir() and any(journals.iterdir()), timeout_s=60)
+    os.kill(cluster.workers()[0], signal.SIGKILL)
 
 
 def test_leaving_early_ends_what_the_workers_run(two_workers: Cluster, tmp_path: Path) -> None:
