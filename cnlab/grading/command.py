@@ -17,9 +17,10 @@ from cnlab.errors import CnlabError
 
 if TYPE_CHECKING:
     from cnlab.grading.assignment import Assignment
-    from cnlab.grading.autograde import Autograding, Outcome
+    from cnlab.grading.autograde import Autograding
     from cnlab.grading.course import Course
     from cnlab.grading.job import Job, Result
+    from cnlab.grading.recording import Outcome
 
 Options = argparse.Namespace
 
@@ -101,19 +102,17 @@ def _show(run: "Autograding", runner: "Callable[[Iterable[Job]], Iterator[Result
     from cnlab.grading.progress import progress
 
     failed: list[Outcome] = []
-    remarks: list[Outcome] = []
+    graded: list[Outcome] = []
     with progress(len(run.students), "submissions") as advance, contextlib.closing(run.run(runner)) as done:
         for outcome in done:
             advance(outcome.student)
-            if outcome.error:
-                failed.append(outcome)
-            elif outcome.notes:
-                remarks.append(outcome)
-    print(f"graded {len(run.students) - len(failed)} of {_count(run.students)}")
+            (failed if outcome.error else graded).append(outcome)
+    print(f"graded {len(graded)} of {_count(run.students)}")
     if run.outdated:
         print(f"{len(run.outdated)} were graded with other checks: --only-changed grades them again")
-    for outcome in remarks:
-        print(f"{outcome.student}: {'; '.join(outcome.notes)}")
+    for outcome in sorted(graded, key=lambda outcome: outcome.student):
+        if outcome.notes:
+            print(f"{outcome.student}: {'; '.join(outcome.notes)}")
     for outcome in failed:
         _warn(f"{outcome.student} has no marks: {outcome.error}")
     return 1 if failed else 0
