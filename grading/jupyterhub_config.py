@@ -45,12 +45,12 @@ c.ConfigurableHTTPProxy.pid_file = f"{place.state}/proxy.pid"
 
 # Who may come in: users of this machine with their own passwords.
 c.Authenticator.admin_users = {instructor}
+c.Authenticator.allowed_users = students | {instructor}
 if "CNLAB_HUB_PASSWORD" in os.environ:
     c.JupyterHub.authenticator_class = "shared-password"
     c.SharedPasswordAuthenticator.admin_password = os.environ["CNLAB_HUB_PASSWORD"]
 else:
     c.JupyterHub.authenticator_class = "pam"
-    c.Authenticator.allowed_users = students | {instructor}
     if not students:
         c.PAMAuthenticator.allowed_groups = {os.environ.get("CNLAB_STUDENTS_GROUP", "students")}
 
