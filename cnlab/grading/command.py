@@ -88,13 +88,13 @@ def _accepted(assignment: "Assignment", accept: Sequence[str], *, is_here: bool)
     """Return which missing parts of the sandbox are accepted; a cluster's machines look for themselves.
 
     Raises:
-        MissingFeature: this host lacks others.
+        CnlabError: this host lacks others.
     """
-    from cnlab.grading import sandbox
+    from cnlab.grading import machine, sandbox
 
-    if is_here and assignment.machine == "host":
-        return sandbox.require_parts(accept)
-    return tuple(accept)
+    if not is_here:
+        return tuple(accept)
+    return (sandbox if assignment.machine == "host" else machine).require_parts(accept)
 
 
 def _show(run: "Autograding", runner: "Callable[[Iterable[Job]], Iterator[Result]]") -> int:

@@ -84,7 +84,7 @@ class GradingMachine:
 
     def __init__(self, *, accept: Collection[str] = (), memory_mib: int = MEMORY_MIB) -> None:
         self.is_soiled = False
-        self.accepted = _refused_parts(accept)
+        self.accepted = require_parts(accept)
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
             work = stack.enter_context(tempfile.TemporaryDirectory(prefix="cnlab-grading-"))
@@ -137,8 +137,12 @@ class GradingMachine:
         self.close()
 
 
-def _refused_parts(accept: Collection[str]) -> tuple[str, ...]:
-    """Return the parts of the cage that are accepted as missing and really are."""
+def require_parts(accept: Collection[str]) -> tuple[str, ...]:
+    """Return the parts of the cage that are accepted as missing and really are.
+
+    Raises:
+        MachineError: this host refuses others.
+    """
     missing = cage.missing()
     refused = [f"{name} ({reason})" for name, reason in missing.items() if name not in accept]
     if refused:
