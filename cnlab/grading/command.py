@@ -94,7 +94,9 @@ def _accepted(assignment: "Assignment", accept: Sequence[str], *, is_here: bool)
 
     if not is_here:
         return tuple(accept)
-    return (sandbox if assignment.machine == "host" else machine).require_parts(accept)
+    if assignment.machine == "host":
+        return sandbox.require_parts(accept)
+    return machine.require_parts(accept)
 
 
 def _show(run: "Autograding", runner: "Callable[[Iterable[Job]], Iterator[Result]]") -> int:
