@@ -40,11 +40,15 @@ class Cluster:
         self._processes: list[subprocess.Popen[bytes]] = []
         place = directory / "scheduler.json"
         self._start("scheduler", "--port", "0", "--no-show", "--scheduler-file", str(place))
-        wait_until(
-            lambda: place.is_file() and place.read_text().rstrip().endswith("}"),
-            timeout_s=30,
-            what="the scheduler to say where it listens",
-        )
+        try:
+            wait_until(
+                lambda: place.is_file() and place.read_text().rstrip().endswith("}"),
+                timeout_s=30,
+                what="the scheduler to say where it listens",
+            )
+        except BaseException:
+            self.close()
+            raise
         self.address = json.loads(place.read_text())["address"]
 
     def start_worker(self, *, before: str = "") -> None:
@@ -66,7 +70,16 @@ class Cluster:
         path = os.pathsep.join(filter(None, (before, str(ROOT / "tests"))))
         self._processes.append(
             subprocess.Popen(
-                [DASK, kind, *arguments, *self._tls, "--no-dashboard", "--host", "127.0.0.1"],
+                [
+                    *("setpriv", "--pdeathsig", "KILL"),
+                    DASK,
+                    kind,
+                    *arguments,
+                    *self._tls,
+                    "--no-dashboard",
+                    "--host",
+                    "127.0.0.1",
+                ],
                 env=os.environ | {"PYTHONPATH": path},
                 cwd=self._directory,
                 stdout=subprocess.DEVNULL,
