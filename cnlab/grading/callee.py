@@ -42,14 +42,7 @@ def started(
         answer_fd: a stream socket for its answer.
         output_fd: where it and the commands that it starts print to.
     """
-
-    def program() -> None:
-        for fd in (1, 2):
-            os.dup2(output_fd, fd)
-        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)  # orphans of the function stay in our tree
-        _answer(answer_fd, function, arguments)
-
-    with spawn(program, new=new) as child:
+    with spawn(lambda: _be_called(function, arguments, answer_fd, output_fd), new=new) as child:
         yield child
 
 
@@ -63,11 +56,44 @@ def serve_call(
 ) -> int:
     """Fork such a process, close both descriptors here, and return its pid."""
     try:
+        if not new:
+            return _forked(function, arguments, answer_fd, output_fd)
         call = started(function, arguments, new=new, answer_fd=answer_fd, output_fd=output_fd)
         return _served.enter_context(call).pid
     finally:
         os.close(answer_fd)
         os.close(output_fd)
+
+
+def _forked(
+    function: Callable[..., object], arguments: Sequence[object], answer_fd: int, output_fd: int
+) -> int:
+    """Do what `started` does where there is one thread and no new namespace, with a third fewer page faults.
+
+    On a private kernel they are what a call costs.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        syscalls.set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() == parent:  # it has not ended before we had asked
+            _be_called(function, arguments, answer_fd, output_fd)
+    finally:
+        os._exit(70)
+
+
+def _be_called(
+    function: Callable[..., object], arguments: Sequence[object], answer_fd: int, output_fd: int
+) -> None:
+    for fd in (1, 2):
+        os.dup2(output_fd, fd)
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)  # orphans of the function stay in our tree
+    _answer(answer_fd, function, arguments)
 
 
 def _answer(fd: int, function: Callable[..., object], arguments: Sequence[object]) -> None:
