@@ -153,8 +153,8 @@ def _connect(address: str) -> Client:
     try:
         return open_client(address, timeout=CONNECT_S)
     except (OSError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        failure = ClusterError(f"connect({address}): {reason}")
+        reason = next((line for why in (error.__cause__, error) for line in str(why or "").splitlines()), "")
+        failure = ClusterError(f"connect({address}): {reason or 'nobody answers'}")
         if address.startswith(("tls:", "wss:")):
             failure.add_note(f"Hint: Dask takes the certificates from {_TLS}")
         raise failure from None

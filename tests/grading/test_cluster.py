@@ -196,13 +196,13 @@ def test_leaving_early_ends_what_the_workers_run(two_workers: Cluster, tmp_path:
 
     def interrupted() -> Iterator[Job]:
         yield from jobs(2, pids=str(pids))
-        wait_until(lambda: pids.is_file() and pids.read_text().count("\n") == 4, timeout_s=20)
+        wait_until(lambda: pids.is_file() and pids.read_text().count("\n") == 4, timeout_s=60)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(interrupted(), "wait_for_ever", two_workers.address)
 
-    wait_until(lambda: not children_of(two_workers.workers()), timeout_s=20)
+    wait_until(lambda: not children_of(two_workers.workers()), timeout_s=60)
 
 
 def test_worker_with_other_code_is_refused(running: Cluster, tmp_path: Path) -> None:
