@@ -14,7 +14,8 @@ const complaints = [];
 
 async function tell(act, facts, pages) {
   for (const [name, page] of Object.entries(pages)) {
-    await page.screenshot({ path: `${pictures}/hub-${act}-${name}.png` });
+    const role = name === "teacher" ? name : `student${students.indexOf(name) + 1}`;
+    await page.screenshot({ path: `${pictures}/hub-${act}-${role}.png` });
   }
   console.log(JSON.stringify({ act, complaints, ...facts }));
   await lines.next();
@@ -129,12 +130,14 @@ async function typeInTerminal(page, command) {
 
 async function play(browser) {
   const desk = await enter(browser, teacher);
+  await choose(desk, "Nbgrader", "Course List");
+  const courses = await desk.locator(".list_item").first().innerText();
   await choose(desk, "Nbgrader", "Formgrader");
   await formgrader(desk).row.waitFor();
   await setDueDate(desk);
   const generated = await press(desk, "assign");
   const released = await press(desk, "release");
-  await tell("released", { generated, released }, { teacher: desk });
+  await tell("released", { courses, generated, released }, { teacher: desk });
 
   const seats = await Promise.all(students.map((name) => enter(browser, name)));
   const pages = Object.fromEntries(students.map((name, index) => [name, seats[index]]));

@@ -102,6 +102,11 @@ for attempt in (
 """
 
 
+def test_course_list_leads_to_the_formgrader(seen):
+    """Of the own course, which the instructor's server has."""
+    assert ["cnlab", "local"] == seen["released"]["courses"].split()
+
+
 def test_students_see_when_work_is_due(seen, hub):
     """Due dates are the instructor's, in the gradebook; nbgrader shows them to nobody else."""
     due = seen["fetched"]["due"]

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from urllib.request import HTTPCookieProcessor, build_opener
 
 import pytest
-from hub.running_hub import HUB, free_ports, left_of, running_hub
+from hub.running_hub import HUB, free_ports, left_of
 
 from cnlab.clock import wait_until
 from cnlab.grading.hub.demonstration import demonstration
@@ -180,11 +180,3 @@ def start_server(address: str, name: str, password: str) -> bool:
         return False
 
     return wait_until(answers, timeout_s=60, poll_s=0.3, what="the user's server to answer")
-
-
-@pytest.mark.needs_root
-@pytest.mark.slow
-def test_hub_ends_with_ctrl_c():
-    """`running_hub` looks for what is left."""
-    with running_hub(students=1) as hub:
-        assert "desk" in hub.log
