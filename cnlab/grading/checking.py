@@ -176,7 +176,7 @@ class Attempt:
         later: list[tuple[Cell, hidden.Parts]] = []
         done: list[Cell] = []
         for cell in checks:
-            parts = hidden.parts_of(cell.source)
+            parts = hidden.parts_of(cell.source) if cell.role == "test" else hidden.Parts(cell.source)
             well = self._run_check(
                 tester, cell, parts.visible, done, keeps=parts.goes_on, ends=not parts.hidden
             )

@@ -316,6 +316,7 @@ class TesterProcess:
             os.close(self._pidfd)
             self._channel.close()
             self._channel = None
+            self._serving.clear()
 
     def run(
         self,
@@ -340,11 +341,15 @@ class TesterProcess:
         }
         if cell.snapshot is None:
             return self._run(request, [], capture, deadline)
+        if resumes and cell.index not in self._serving:
+            message = "not checked to its end: the process of the checks had to be ended before"
+            capture.fail("DeadKernelError", message)
+            return Outcome("died", message)
         outcome = self._run_against(cell.snapshot, cell.index, request, capture, deadline)
         if keeps and outcome.status == "ok":
             self._world.settle()
         else:
-            self._world.sweep(self._serving.pop(cell.index))
+            self._world.sweep(self._serving.pop(cell.index, ()))
         return outcome
 
     def _run_against(
@@ -363,9 +368,10 @@ class TesterProcess:
             fds, is_shared = [channel.fileno()], is_shared and channel is snapshot.channel
             self._serving[index] = {pid}
         outcome = self._run(request | {"pid": pid, "is_shared": is_shared}, fds, capture, deadline)
-        self._serving[index].add(self._served)
+        serving = self._serving.setdefault(index, {pid})  # forgotten if the tester had to be ended
+        serving.add(self._served)
         if is_shared:
-            self._serving[index].discard(snapshot.pid)
+            serving.discard(snapshot.pid)
         elif fds and channel is not snapshot.channel:
             channel.close()
         return outcome

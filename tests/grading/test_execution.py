@@ -273,6 +273,16 @@ def test_hidden_test_goes_on_with_what_the_visible_part_made():
     assert run(student(account), check(asks)).points() == 2
 
 
+def test_check_that_ends_its_own_process_costs_the_others_nothing():
+    """A new one goes on, with what the locked cells have defined; only hidden parts are lost."""
+    asks = check("nine()\n### BEGIN HIDDEN TESTS\nnine()\n### END HIDDEN TESTS", "hidden")
+    setup = locked("def nine(): assert square(3) == 9")
+    ran = run(setup, SQUARE, asks, check("import os\nos._exit(0)", "exits"), check("nine()"))
+
+    assert [ran[name].status for name in ("hidden", "exits", "check")] == ["died", "died", "ok"]
+    assert "had to be ended" in ran["hidden"].message
+
+
 def test_checks_at_one_place_share_no_process():
     """Whichever of them has hidden parts, calls, or only looks."""
     task = student("log = []\ndef note(x):\n    log.append(x)\n    return len(log)")
