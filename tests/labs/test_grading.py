@@ -39,7 +39,7 @@ LABS = {lab: mistakes for lab in FOLDERS if (mistakes := mistakes_of(lab))}
 STOCK = "by-nbgrader"  # the student whose solution nbgrader grades without us
 AT_A_TIME = 2  # each boots machines of its own
 
-pytestmark = [pytest.mark.needs_uml, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs_uml, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @dataclass
