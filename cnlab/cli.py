@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from cnlab.grading import command
+    from cnlab.grading.steps import command
 
     parser = argparse.ArgumentParser(
         prog="cnlab", description="From Containers to Functions, a course that you run."
@@ -56,7 +56,7 @@ def doctor(*, as_json: bool) -> int:
 
 def grade(options: argparse.Namespace) -> int:
     """Do a step of grading."""
-    from cnlab.grading import command
+    from cnlab.grading.steps import command
 
     return command.main(options)
 

@@ -47,8 +47,8 @@ c.HTMLExporter.sanitize_html = True
 
 # Hidden tests are not in what students see, and are in what the formgrader shows the instructor.
 c.GenerateFeedback.preprocessors = [
-    "cnlab.grading.display.SealHiddenTests",
+    "cnlab.grading.steps.display.SealHiddenTests",
     "nbgrader.preprocessors.GetGrades",
     "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
 ]
-c.HTMLExporter.preprocessors = ["cnlab.grading.display.ShowHiddenTests"]
+c.HTMLExporter.preprocessors = ["cnlab.grading.steps.display.ShowHiddenTests"]

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
-from cnlab.grading import plain
+from cnlab.grading.attempt import plain
 from cnlab.linux import syscalls
 from cnlab.linux.namespaces import Child, spawn
 

@@ -26,7 +26,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, cast, overload
 
 from cnlab.clock import wait_until
-from cnlab.grading import callee, notebook, plain
+from cnlab.grading import callee, notebook
+from cnlab.grading.attempt import plain
 from cnlab.linux import processes, procfs, syscalls
 from cnlab.linux.nsfs import Namespace, namespaces_of
 

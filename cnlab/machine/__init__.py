@@ -10,5 +10,5 @@ The notebook's Python runs as root inside User-Mode Linux, which is an ordinary 
 ``provisioner`` is what Jupyter calls; ``launcher`` is one process beside each machine; ``guest`` is process 1
 inside it; ``relay`` carries the kernel's sockets across; ``rootfs`` says what of the host the guest may see;
 ``uml`` knows the command line and the last words of User-Mode Linux. Where strangers' work is graded, a
-worker takes the place of the kernel (`cnlab.grading.machine`), and ``cage`` confines the machine.
+worker takes the place of the kernel (`cnlab.grading.workers.machine`), and ``cage`` confines the machine.
 """

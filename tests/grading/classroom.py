@@ -10,9 +10,9 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode, v4
 
-from cnlab.grading import journal
-from cnlab.grading.course import Course
-from cnlab.grading.journal import Journal
+from cnlab.grading.steps import journal
+from cnlab.grading.steps.course import Course
+from cnlab.grading.steps.journal import Journal
 
 LAB = "lab01-sums"
 DUE = datetime.datetime(2026, 11, 22, 20, 0)

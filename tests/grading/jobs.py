@@ -11,7 +11,7 @@ from grading.sandboxed import accepted
 from nbformat import NotebookNode
 from nbgrader.utils import determine_grade
 
-from cnlab.grading.execution import CellResult, Job, Result, run_job
+from cnlab.grading.attempt.execution import CellResult, Job, Result, run_job
 
 POINTS = 2
 

@@ -12,8 +12,8 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode, v4
 
-from cnlab.grading.course import Course
-from cnlab.grading.release import release
+from cnlab.grading.steps.course import Course
+from cnlab.grading.steps.release import release
 
 NAME = "ps1"
 CONFIG = """

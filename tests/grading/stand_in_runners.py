@@ -8,7 +8,7 @@ import os
 import signal
 from pathlib import Path
 
-from cnlab.grading.execution import Job, Result
+from cnlab.grading.attempt.execution import Job, Result
 
 
 def echo(job: Job) -> Result:

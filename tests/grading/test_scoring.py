@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 from nbgrader.utils import determine_grade
 
 from cnlab.errors import InvalidValue
-from cnlab.grading import execution
+from cnlab.grading.attempt import execution
 from cnlab.grading.scoring import Score
 
 PARTS = """

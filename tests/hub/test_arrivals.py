@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from student import Student
 
-from cnlab.grading.hub import arrivals as exchange
-from cnlab.grading.hub.arrivals import TIMESTAMP, Refused, arrivals, is_complete, receive
 from cnlab.grading.hub.desk import look_after
 from cnlab.grading.hub.place import Place
+from cnlab.grading.steps import arrivals as exchange
+from cnlab.grading.steps.arrivals import TIMESTAMP, Refused, arrivals, is_complete, receive
 
 pytestmark = pytest.mark.needs_root
 

@@ -15,7 +15,7 @@ import pytest
 from hub.running_hub import ASSIGNMENT, Hub, played
 
 from cnlab.clock import wait_until
-from cnlab.grading.hub.arrivals import TIMESTAMP, arrivals
+from cnlab.grading.steps.arrivals import TIMESTAMP, arrivals
 
 pytestmark = [pytest.mark.browser, pytest.mark.needs_root, pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -57,7 +57,7 @@ def test_every_user_has_an_id_of_their_own(settings, tmp_path):
 
 def test_desk_knows_whose_a_submission_is(settings, tmp_path, monkeypatch):
     """It runs in a container where no user of another has a name."""
-    from cnlab.grading.hub import arrivals
+    from cnlab.grading.steps import arrivals
 
     pod(settings, "ada@uni.example", 1, tmp_path / "passwd")
     monkeypatch.setenv("CNLAB_PASSWD", str(tmp_path / "passwd"))

@@ -13,7 +13,7 @@ from labs.mistakes import Mistake
 from nbformat import NotebookNode
 from student import ROOT, Student
 
-from cnlab.grading import display
+from cnlab.grading.steps import display
 
 STUB = "# YOUR CODE HERE\nraise NotImplementedError()"
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"

@@ -10,7 +10,7 @@ import pytest
 from student import ROOT
 
 from cnlab.errors import MachineError
-from cnlab.grading.machine import GradingMachine
+from cnlab.grading.workers.machine import GradingMachine
 from cnlab.linux import capabilities, procfs, syscalls
 from cnlab.linux.nsfs import namespaces_of
 from cnlab.linux.processes import parse_status

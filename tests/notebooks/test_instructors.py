@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cnlab import cli
-from cnlab.grading import check, scoring, verdict
+from cnlab.grading import check, scoring
+from cnlab.grading.check import verdict
 from cnlab.grading.limits import Limits
 
 ROOT = Path(__file__).parents[2]

@@ -18,9 +18,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnlab.grading.hub import arrivals, duedates
-from cnlab.grading.hub.arrivals import GONE, REFUSED, STAGED, Refused
+from cnlab.grading.hub import duedates
 from cnlab.grading.hub.place import Place
+from cnlab.grading.steps import arrivals
+from cnlab.grading.steps.arrivals import GONE, REFUSED, STAGED, Refused
 
 LOOK_EVERY_S = 1.0
 _log = logging.getLogger("desk")

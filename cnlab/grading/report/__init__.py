@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-    from cnlab.grading.course import Course
-    from cnlab.grading.records import ClassRecord
+    from cnlab.grading.report.records import ClassRecord
+    from cnlab.grading.steps.course import Course
 
 Answers = dict[str, dict[str, str]]
 
@@ -29,11 +29,11 @@ def write_report(course: Course, assignment: str, directory: Path) -> Path:
     """
     import nbformat
 
-    from cnlab.grading.records import read_class
     from cnlab.grading.report.notebook import execute, report_notebook
     from cnlab.grading.report.page import report_page
+    from cnlab.grading.report.records import read_class
+    from cnlab.grading.report.similarity import similar_pairs
     from cnlab.grading.report.summary import tables_of
-    from cnlab.grading.similarity import similar_pairs
 
     record = read_class(course, assignment)
     answers = read_answers(course, record)
@@ -53,7 +53,7 @@ def write_report(course: Course, assignment: str, directory: Path) -> Path:
 
 def read_answers(course: Course, record: ClassRecord) -> Answers:
     """Return each student's code by answer, from the notebooks that have run."""
-    from cnlab.grading.similarity import answers_of
+    from cnlab.grading.report.similarity import answers_of
 
     answers: Answers = {}
     for student, _ in record.submitted:

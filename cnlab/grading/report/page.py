@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from cnlab.grading.records import ClassRecord, plain
 from cnlab.grading.report import figures
 from cnlab.grading.report.figures import DARK, LIGHT, Look, Picture
+from cnlab.grading.report.records import ClassRecord, plain
+from cnlab.grading.report.similarity import Pair, side_by_side
 from cnlab.grading.report.tables import Table
-from cnlab.grading.similarity import Pair, side_by_side
 
 MOST_ROWS = 200
 MOST_PAIRS = 20

@@ -7,10 +7,10 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from cnlab.grading.records import Check, ClassRecord, Event, Student, Submission
 from cnlab.grading.report.reasons import common_reasons
+from cnlab.grading.report.records import Check, ClassRecord, Event, Student, Submission
+from cnlab.grading.report.similarity import Pair
 from cnlab.grading.report.tables import Cell, Table
-from cnlab.grading.similarity import Pair
 
 HARMLESS = frozenset({"ok", ""})
 CUT_SHORT = frozenset({"timeout", "died"})

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from cnlab.grading.export import csv_text, safe
-from cnlab.grading.records import plain
+from cnlab.grading.report.export import csv_text, safe
+from cnlab.grading.report.records import plain
 
 Cell = str | float | None
 MOST_CHARACTERS = 2_000  # of one cell

@@ -79,7 +79,7 @@ def processes_of_the_machine(by: Submission) -> None:
         for path in ("/proc/jobs", "/root/secret.txt"): look(f"/proc/{name}/root" + path)
         try: command = open(f"/proc/{name}/cmdline").read()
         except OSError: continue
-        if "cnlab.grading.inside" in command or "guest" in command: breach("sees", command)
+        if "cnlab.grading.workers.inside" in command or "guest" in command: breach("sees", command)
         for kind in ("mnt", "pid", "user", "net"):
             try:
                 fd = os.open(f"/proc/{name}/ns/{kind}", os.O_RDONLY)

@@ -1,0 +1,248 @@
+"""One attempt at a submission: first all that the student wrote, then all checks.
+
+First the student's and the locked cells run in the student's process, in order. Where checks stand, it
+forks a snapshot that waits. Then nothing that a student sees is written any more, and the checks run in
+the tester, each against a fresh fork of the snapshot at its place; what a check has started is ended with
+it. The hidden parts of the checks run last, so that what they ask cannot come back in what others show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cnlab.grading.attempt import hidden
+from cnlab.grading.attempt.capture import Capture
+from cnlab.grading.attempt.processes import Snapshot, StudentProcess, TesterProcess, World
+from cnlab.grading.attempt.scores import fault_of_score, lost_of
+from cnlab.grading.job import CellResult, Job, Role, Status
+
+_BUSY = 0.25  # of the time; who was late and computed less may have waited for the machine
+
+
+@dataclass
+class Cell:
+    """A code cell on its way. `outputs` are those for the notebook."""
+
+    index: int
+    role: Role
+    grade_id: str
+    source: str
+    points: float | None = None
+    status: Status = "ok"
+    message: str = ""
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    line: int = 0
+    shown: int = 0
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    snapshot: Snapshot | None = None
+    why_no_snapshot: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+        return f"the cell `{self.grade_id}`" if self.grade_id else f"cell {self.index + 1}"
+
+    def doubt(self, refused: Collection[int | None]) -> str:
+        """Say why it may have gone wrong by no fault of its own; nothing if it has not.
+
+        `refused` are the cells that the sandbox refused something or ended.
+        """
+        if self.index in refused:
+            return ""
+        if self.status == "timeout" and self.cpu_s < _BUSY * self.wall_s:
+            return f"{self.name} was late without being busy"
+        if self.status == "died":
+            return f"{self.name} lost its process and nothing says why"
+        return ""
+
+    @property
+    def result(self) -> CellResult:
+        """How it went."""
+        return CellResult(
+            self.index, self.grade_id, self.status, self.message, round(self.wall_s, 4), self.line, self.shown
+        )
+
+    def fail(self, status: Status, name: str, message: str, capture: Capture | None = None) -> None:
+        """Note that it went wrong, as an error that nbgrader sees."""
+        self.status, self.message = status, f"{name}: {message}".splitlines()[0][:500]
+        capture = capture or Capture(0)
+        capture.fail(name, message)
+        self.outputs += [output for output in capture.outputs if output not in self.outputs]
+
+
+class Attempt:
+    """A job in one sandbox."""
+
+    def __init__(self, job: Job, cells: list[Cell], world: World) -> None:
+        self._job = job
+        self._cells = cells
+        self._world = world
+        self._ends = self._ends_cpu_s = 0.0
+        self._defined: set[str] = set()
+
+    def run(self) -> None:
+        """Run all cells; how they went is in them afterwards."""
+        self._wind_up()
+        self._run_students(self._world.student)
+        self._wind_up()
+        checks = [cell for cell in self._cells if cell.role in ("setup", "test")]
+        if any(cell.role == "test" for cell in checks):
+            self._run_checks(checks)
+
+    def _wind_up(self) -> None:
+        """Give what follows the time of a notebook."""
+        self._ends = time.monotonic() + self._world.limits.notebook_s
+        self._ends_cpu_s = self._world.cpu_s + self._world.limits.cpu_s
+
+    # The student's cells
+
+    def _run_students(self, student: StudentProcess) -> None:
+        snapshot: Snapshot | None = None
+        for cell in self._cells:
+            if cell.role in ("student", "setup"):
+                self._run_student(student, cell)
+                snapshot = None
+            if cell.role == "test" or (cell.role == "setup" and self._asks(cell)):
+                snapshot = snapshot or self._snapshot(student, cell)
+                cell.snapshot = snapshot
+                if snapshot is not None:
+                    snapshot.uses += self._uses(cell)
+
+    def _uses(self, cell: Cell) -> int:
+        parts = hidden.parts_of(cell.source)
+        return 2 if cell.role == "test" and parts.hidden and not parts.goes_on else 1
+
+    def _asks(self, cell: Cell) -> bool:
+        """Whether a locked cell reads a name that no cell of the checks defines."""
+        unknown = hidden.unknown_names(cell.source)
+        self._defined |= hidden.defined_names(cell.source)
+        return bool(unknown - self._defined - hidden.BUILTINS - hidden.defined_names(self._job.imports))
+
+    def _snapshot(self, student: StudentProcess, cell: Cell) -> Snapshot | None:
+        if student.gone:
+            cell.why_no_snapshot = student.gone
+            return None
+        snapshot = student.snapshot()
+        if snapshot is None:
+            cell.why_no_snapshot = "the notebook's process could not be copied for the checks"
+        return snapshot
+
+    def _run_student(self, student: StudentProcess, cell: Cell) -> None:
+        if student.gone:
+            cell.fail("skipped", "DeadKernelError", f"not run: {student.gone}")
+            return
+        if not cell.source.strip() or self._is_late(cell):
+            return
+        with self._timed(cell) as deadline:
+            capture = Capture(self._world.limits.output_bytes)
+            outcome = student.run(cell.source, capture, deadline, cell.name)
+            self._world.ask_steward("look")  # what it was refused is put down to it
+        cell.outputs = capture.outputs
+        cell.status, cell.line, cell.message = outcome.status, outcome.line, outcome.message
+
+    def _is_late(self, cell: Cell) -> bool:
+        """Say so at the cell if the whole notebook's time is over."""
+        limits = self._world.limits
+        if time.monotonic() >= self._ends:
+            used = f"{limits.notebook_s:g} s"
+        elif self._world.cpu_s >= self._ends_cpu_s:
+            used = f"{limits.cpu_s:g} s of the processor"
+        else:
+            return False
+        cell.fail("timeout", "CellTimeoutError", f"not run: the notebook had used its {used}")
+        return True
+
+    @contextlib.contextmanager
+    def _timed(self, cell: Cell) -> Iterator[float]:
+        begun, used_s = time.monotonic(), self._world.cpu_s
+        self._world.now = cell.index
+        try:
+            yield min(begun + self._world.limits.cell_s, self._ends)
+        finally:
+            cell.wall_s += time.monotonic() - begun
+            cell.cpu_s += self._world.cpu_s - used_s
+
+    # The checks
+
+    def _run_checks(self, checks: list[Cell]) -> None:
+        self._world.settle()
+        tester = self._world.tester
+        tester.open(self._job.imports, self._job.modules, self._job.names)
+        later: list[tuple[Cell, hidden.Parts]] = []
+        done: list[Cell] = []
+        for cell in checks:
+            parts = hidden.parts_of(cell.source) if cell.role == "test" else hidden.Parts(cell.source)
+            well = self._run_check(
+                tester, cell, parts.visible, done, keeps=parts.goes_on, ends=not parts.hidden
+            )
+            later += [(cell, parts)] if parts.hidden and well else []
+            if cell.snapshot is not None and not (parts.goes_on and well):
+                cell.snapshot.uses -= 1 if well else self._uses(cell)
+            cell.shown = len(cell.outputs)
+            if cell.role == "setup":
+                done.append(cell)
+        for cell, parts in later:
+            self._run_check(tester, cell, parts.hidden, done, resumes=parts.goes_on)
+            if cell.snapshot is not None:
+                cell.snapshot.uses -= 1
+
+    def _run_check(
+        self,
+        tester: TesterProcess,
+        cell: Cell,
+        source: str,
+        done: list[Cell],
+        *,
+        keeps: bool = False,
+        resumes: bool = False,
+        ends: bool = True,
+    ) -> bool:
+        """Run a check or a part of it; return whether all is well so far."""
+        if not source.strip():
+            return True
+        if cell.role == "test" and cell.snapshot is None:
+            cell.fail("skipped", "DeadKernelError", f"not checked: {cell.why_no_snapshot}")
+            return False
+        if self._is_late(cell):
+            return False
+        if not tester.is_open:
+            self._reopen(tester, done)
+        capture = Capture(self._world.limits.output_bytes)
+        with self._timed(cell) as deadline:
+            outcome = tester.run(
+                cell, source, capture, deadline, keeps=keeps, resumes=resumes, shows_value=ends
+            )
+        if cell.role == "setup":
+            return outcome.status == "ok"
+        cell.outputs += capture.outputs
+        cell.status, cell.line, cell.message = outcome.status, outcome.line, outcome.message
+        if cell.status == "ok" and ends:
+            cell.message = lost_of(cell.outputs)
+            if fault := fault_of_score(cell.outputs, cell.points):
+                cell.fail("failed", "ValueError", fault)
+        if cell.status != "ok":  # nbgrader would take the number, if it came first
+            cell.outputs = [out for out in cell.outputs if out["output_type"] != "execute_result"]
+        return cell.status == "ok"
+
+    def _reopen(self, tester: TesterProcess, done: list[Cell]) -> None:
+        """Begin again with a new tester, which has run the locked cells so far."""
+        tester.open(self._job.imports, self._job.modules, self._job.names)
+        for cell in done:
+            deadline = time.monotonic() + self._world.limits.cell_s
+            tester.run(cell, cell.source, Capture(0), deadline, shows_value=False)
+
+
+def cells_of(notebook: Mapping[str, Any], roles: tuple[tuple[Role, str], ...]) -> list[Cell]:
+    """Return the code cells of a notebook that are to run."""
+    cells = []
+    for index, (data, (role, grade_id)) in enumerate(zip(notebook["cells"], roles, strict=True)):
+        if data["cell_type"] == "code":
+            points = data["metadata"].get("nbgrader", {}).get("points")
+            source = data["source"] if isinstance(data["source"], str) else "".join(data["source"])
+            cells.append(Cell(index, role, grade_id, source, points))
+    return cells

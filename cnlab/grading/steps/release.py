@@ -1,0 +1,77 @@
+"""Make the students' version of an assignment, by nbgrader's own means, and put it into the exchange."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from nbgrader.converters import GenerateAssignment
+from nbgrader.converters.base import NbGraderException
+from nbgrader.exchange import ExchangeError
+from nbgrader.exchange.default import ExchangeReleaseAssignment
+
+from cnlab.errors import CnlabError
+from cnlab.grading.steps.course import Course
+from cnlab.grading.steps.directories import locked
+
+
+def release(course: Course, assignment: str, *, to_exchange: bool | None = None) -> Iterator[str]:
+    """Make the students' version, without solutions and hidden tests; yield what was done.
+
+    Args:
+        course: whose.
+        assignment: which.
+        to_exchange: put it where students fetch it; None: if there is an exchange.
+
+    Raises:
+        CnlabError: nbgrader refuses; the message says why.
+    """
+    if not course.source(assignment).is_dir():
+        raise CnlabError(f"there is no assignment in {course.source(assignment)}")
+    with locked(course.private, f"the course in {course.root}"):
+        _generate(course, assignment)
+        yield f"made {course.release(assignment)}"
+        exchange = ExchangeReleaseAssignment(coursedir=course.coursedir, config=course.config)
+        has_exchange = os.access(exchange.root, os.W_OK)
+        if to_exchange or (to_exchange is None and has_exchange):
+            exchange.force = True
+            try:
+                exchange.start()
+            except ExchangeError as error:
+                raise CnlabError(f"it cannot be put into the exchange: {error}") from None
+            yield f"put it into {Path(exchange.root, course.course_id, 'outbound')}"
+
+
+def _generate(course: Course, assignment: str) -> None:
+    course.coursedir.assignment_id = assignment
+    converter = GenerateAssignment(coursedir=course.coursedir, config=course.config)
+    converter.force = True
+    reason = _Reason()
+    with _heard_by(reason, converter.log):
+        try:
+            converter.start()
+        except NbGraderException as error:
+            raise CnlabError(f"nbgrader cannot make `{assignment}`: {reason.text or error}") from None
+
+
+class _Reason(logging.Handler):
+    """The last line of the traceback that nbgrader logs where it could raise."""
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage().strip()
+        if record.levelno >= logging.ERROR and message.startswith("Traceback"):
+            self.text = message.splitlines()[-1]
+
+
+@contextlib.contextmanager
+def _heard_by(handler: logging.Handler, log: logging.Logger) -> Iterator[None]:
+    """Let nobody else hear a log for a while."""
+    kept, propagates = log.handlers, log.propagate
+    log.handlers, log.propagate = [handler], False
+    try:
+        yield
+    finally:
+        log.handlers, log.propagate = kept, propagates

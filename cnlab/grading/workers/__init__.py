@@ -1,0 +1,1 @@
+"""Where attempts run: worker processes here, on a cluster, and in private kernels."""

@@ -1,0 +1,163 @@
+"""The command says in a line what it did, or what is wrong and what to do."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import shutil
+import termios
+from pathlib import Path
+
+import nbformat
+import pytest
+from grading.problem_set import NAME, answered, cell_of, make_course, source, submit
+
+from cnlab.cli import main
+from cnlab.grading.steps.course import Course, CourseError
+from cnlab.grading.steps.progress import _Log, progress
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Course:
+    """A released assignment; nothing was handed in."""
+    return make_course(tmp_path_factory.mktemp("command") / "course")
+
+
+@pytest.fixture
+def course(made: Course, tmp_path: Path) -> Course:
+    """A copy of it, to change."""
+    shutil.copytree(made.root, tmp_path / "course")
+    return Course.load(tmp_path / "course")
+
+
+def grade(course: Course, step: str, *arguments: str) -> int:
+    return main(["grade", step, "--course", str(course.root), *arguments])
+
+
+def test_whole_way_of_an_assignment(course: Course, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the release to the grades, each step a command."""
+    submit(course, "ada", answered(course))
+    codes = [
+        grade(course, "release", NAME),
+        grade(course, "validate", NAME),
+        grade(course, "autograde", NAME, "--jobs", "1"),
+        grade(course, "feedback", NAME),
+        grade(course, "report", NAME),
+        grade(course, "export", NAME),
+    ]
+    said = capsys.readouterr().out
+
+    assert codes == [0] * 6
+    assert "the solution of `ps1` passes all its checks" in said
+    assert "graded 1 of 1 submission\n" in said
+    assert "wrote feedback for 1 of 1 student\n" in said
+
+
+@pytest.mark.parametrize("step", ["autograde", "validate"])
+def test_assignment_that_was_not_released_is_named(
+    course: Course, capsys: pytest.CaptureFixture[str], step: str
+) -> None:
+    """With the command that helps."""
+    code = grade(course, step, "ps2")
+
+    assert code == 1
+    assert capsys.readouterr().err == (
+        f"cnlab grade {step}: the gradebook has no assignment `ps2`: run `cnlab grade release ps2`\n"
+    )
+
+
+def test_release_passes_on_what_nbgrader_does_not_like(
+    course: Course, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line instead of a traceback."""
+    notebook = source()
+    cell_of(notebook, "cube").metadata.nbgrader.grade_id = "square"
+    nbformat.write(notebook, course.source(NAME) / f"{NAME}.ipynb")
+    code = grade(course, "release", NAME)
+    said = capsys.readouterr().err
+
+    assert code == 1
+    assert "Duplicate grade id: square" in said or "Notebook failed to validate" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_wrong_solution_of_the_instructor_is_found(
+    course: Course, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before students find it."""
+    notebook = source()
+    cell_of(notebook, "cube").source = "def cube(x):\n    return 8"
+    nbformat.write(notebook, course.source(NAME) / f"{NAME}.ipynb")
+    code = grade(course, "validate", NAME)
+
+    assert code == 1
+    assert "`check-partly`: 0 of 3 points" in capsys.readouterr().err
+
+
+def test_released_notebook_and_gradebook_must_have_the_same_cells(course: Course) -> None:
+    """Else a check would be graded that nobody was given."""
+    path = course.release(NAME) / f"{NAME}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.remove(cell_of(notebook, "check-cube"))
+    nbformat.write(notebook, path)
+
+    with pytest.raises(CourseError, match=r"do not have the same cells \(check-cube\)"):
+        course.masters(NAME)
+
+
+def test_notebook_in_another_language_is_left_to_nbgrader(course: Course) -> None:
+    """Only Python is run here."""
+    path = course.release(NAME) / f"{NAME}.ipynb"
+    notebook = json.loads(path.read_text())
+    notebook["metadata"]["kernelspec"]["language"] = "R"
+    path.write_text(json.dumps(notebook))
+
+    with pytest.raises(CourseError, match="use `nbgrader autograde`"):
+        course.masters(NAME)
+
+
+def test_unknown_directory_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rather than graded in the checkout's own course."""
+    code = main(["grade", "autograde", NAME, "--course", str(tmp_path / "none")])
+
+    assert code == 1
+    assert capsys.readouterr().err == f"cnlab grade autograde: there is no directory {tmp_path / 'none'}\n"
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "many"])
+def test_number_of_jobs_is_checked(capsys: pytest.CaptureFixture[str], jobs: str) -> None:
+    """Used wrongly, it exits with 2 as other programs do."""
+    with pytest.raises(SystemExit) as ended:
+        main(["grade", "autograde", NAME, "--jobs", jobs])
+
+    assert ended.value.code == 2
+
+
+def test_log_has_a_line_now_and_then_with_rate_and_time_left() -> None:
+    """A bar that redraws itself fills a log with rubbish."""
+    out = io.StringIO()
+    times = iter([0.0, 1.0, 11.0, 12.0, 13.0])
+    log = _Log(4, "submissions", out, lambda: next(times))
+    for name in "abcd":
+        log(name)
+
+    assert out.getvalue() == (
+        "2 of 4 submissions, 10.9 a minute, 11 s left\n4 of 4 submissions, 18.5 a minute, 0 s left\n"
+    )
+
+
+def test_terminal_has_a_bar_with_rate_and_time_left() -> None:
+    """Three hundred submissions take a minute or more."""
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    with open(terminal, "w") as screen, open(controller, "rb", buffering=0) as display:
+        with progress(2, "submissions", screen) as advance:
+            advance("ada")
+            advance("ben")
+        os.set_blocking(display.fileno(), False)
+        shown = (display.read() or b"").decode()
+
+    assert "/2" in shown
+    assert "submissions/s" in shown
