@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from student import Student
 
-from cnlab.grading.hub.desk import look_after
+from cnlab.grading.hub.desk import acting_as, look_after
 from cnlab.grading.hub.place import Place
 from cnlab.grading.steps import arrivals as exchange
 from cnlab.grading.steps.arrivals import TIMESTAMP, Refused, arrivals, is_complete, receive
@@ -126,6 +126,67 @@ def test_received_copy_says_the_time_as_nbgrader_reads_it(place, student):
     assert f"+lab+{text}+" in after.path.name
 
 
+@pytest.mark.parametrize("name", ["root", "user 1"])
+def test_renaming_a_received_copy_changes_nothing(place, student, name):
+    """A student can where nbgrader made the directory; the name decides neither the time nor the student."""
+    place.inbound.chmod(0o2733)
+    submit(place, student)
+    look_after(place)
+    [before] = arrivals(place.inbound)
+    with acting(student):
+        before.path.rename(place.inbound / f"{name}+lab+{LONG_AGO}+abc")
+    [after] = arrivals(place.inbound)
+
+    assert (before.student, before.assignment, before.at) == (after.student, after.assignment, after.at)
+    assert after.is_received
+
+
+def test_receipt_of_a_students_own_is_not_believed(place, student):
+    """It lies in a directory of the student's, and what is received gets another one."""
+    path = submit(place, student)
+    with acting(student):
+        forged = f'{{"student": "root", "assignment": "lab", "at": "{LONG_AGO}"}}'
+        (path / exchange.RECEIPT).write_text(forged)
+    look_after(place)
+    [received] = arrivals(place.inbound)
+
+    assert f"user {student.uid}" == received.student
+    assert received.at.year > 2020
+
+
+def test_nothing_but_a_received_copy_is_copied_on(place, student, tmp_path):
+    """A student puts something else in the place of the copy just before it is copied."""
+    place.inbound.chmod(0o2733)
+    submit(place, student)
+    look_after(place)
+    [received] = arrivals(place.inbound)
+    with acting(student):
+        received.path.rename(place.inbound / "elsewhere")
+        received.path.mkdir()
+        (received.path / "lab.ipynb").symlink_to("/etc/shadow")
+
+    with pytest.raises(Refused, match="was renamed"):
+        exchange.copy_received(received, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_desk_leaves_alone_what_is_being_collected(place, student):
+    """It would take what another one has begun for what one that was killed has left."""
+    submit(place, student)
+    begun = place.inbound / f"{exchange.STAGED}abc"
+    begun.mkdir()
+    with acting_as(INSTRUCTOR, INSTRUCTOR):
+        lock = exchange.lock(place.inbound)
+    with lock:
+        look_after(place)
+        was_left = begun.exists()
+    look_after(place)
+
+    assert was_left
+    assert not begun.exists()
+    assert (place.shelf / ".lock").stat().st_mode & 0o777 == 0o600
+
+
 def test_submission_in_anothers_name_is_refused(place, student):
     """The owner of the directory has handed it in, whatever its name says."""
     path = submit(place, student, name="root")
@@ -150,7 +211,7 @@ def test_links_and_devices_are_left_behind(place, student):
     look_after(place)
     [received] = arrivals(place.inbound)
 
-    assert ["lab.ipynb", "timestamp.txt"] == sorted(os.listdir(received.path))
+    assert [exchange.RECEIPT, "lab.ipynb", "timestamp.txt"] == sorted(os.listdir(received.path))
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,17 @@ def main() -> int:
 def look_after(place: Place) -> None:
     """Take in what has arrived, publish the due dates, remove what is no longer needed."""
     owner = place.inbound.stat()
-    for name in os.listdir(place.inbound):
-        if name.startswith((GONE, STAGED)):  # what students owned, and what a desk that was killed had begun
-            shutil.rmtree(place.inbound / name, ignore_errors=True)
     with acting_as(owner.st_uid, owner.st_gid):
-        take_in_all(place.inbound)
-        duedates.publish(place.course / "gradebook.db", place.shelf)
+        lock = arrivals.lock(place.inbound, wait=False)
+    if lock is None:  # the instructor is collecting
+        return
+    with lock:
+        for name in os.listdir(place.inbound):
+            if name.startswith((GONE, STAGED)):  # what students owned, and what one that was killed had begun
+                shutil.rmtree(place.inbound / name, ignore_errors=True)
+        with acting_as(owner.st_uid, owner.st_gid):
+            take_in_all(place.inbound)
+            duedates.publish(place.course / "gradebook.db", place.shelf)
 
 
 def take_in_all(inbound: Path) -> None:

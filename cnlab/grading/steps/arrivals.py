@@ -8,6 +8,10 @@ A student owns what `nbgrader submit` puts into the exchange, and can edit it la
 - Whose: its directory's owner. A name that claims somebody else is refused.
 - When: the newest change time (``st_ctime``) in it. No call sets that; an edit makes a submission younger.
 - What: after `receive`, a copy that belongs to the instructor. What a student edits afterwards is gone.
+  Whose it was and when it came then stands in a file of it, out of the student's reach: where nobody has set
+  the sticky bit of `inbound`, students can rename the copy.
+
+Whoever takes submissions in holds the `lock`, or would clear away what another one has begun.
 
 See: inode(7), "Last status change timestamp"; nbgrader's ``exchange/default/submit.py``.
 """
@@ -16,6 +20,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import json
 import os
 import pwd
 import re
@@ -26,6 +32,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from cnlab.errors import CnlabError
 
@@ -41,6 +48,8 @@ _NAME = re.compile(
 REFUSED = ".refused-"  # a leading dot hides an entry from nbgrader's collect
 STAGED = ".staged-"
 GONE = ".gone-"
+RECEIPT = ".arrival.json"
+_LOCK = ".lock"
 
 
 class Refused(CnlabError):  # noqa: N818 - reads as the claim it makes
@@ -56,6 +65,28 @@ class Arrival:
     path: Path
     at: datetime  # UTC
     is_received: bool  # whether it is the instructor's copy
+
+
+def lock(inbound: Path, *, wait: bool = True) -> IO[str] | None:
+    """Keep others from taking in what lies there until the file that is returned is closed.
+
+    None if somebody else is at it and `wait` is false. Nobody but the owner can open the file, or hold it.
+    """
+    fd = os.open(inbound.parent / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    file = os.fdopen(fd, "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def set_sticky(inbound: Path) -> None:
+    """Keep students from renaming what lies there; nbgrader makes the directory without the sticky bit."""
+    status = inbound.stat()
+    if status.st_uid == os.geteuid() and not status.st_mode & stat.S_ISVTX:
+        inbound.chmod(stat.S_IMODE(status.st_mode) | stat.S_ISVTX)
 
 
 def arrivals(inbound: Path) -> list[Arrival]:
@@ -81,14 +112,47 @@ def read_arrival(inbound: Path, name: str) -> Arrival:
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise Refused(f"{name!r}: expected a directory, as nbgrader submit makes it")
+    if status.st_uid == inbound.stat().st_uid and (received := _received(path)):
+        return received
     student, assignment = words["student"], words["assignment"]
-    if status.st_uid == inbound.stat().st_uid:
-        return Arrival(student, assignment, path, _parse_timestamp(words["timestamp"]), is_received=True)
     if student != (owner := _user_name(status.st_uid)):
         raise Refused(f"{name!r}: claims to be by {student!r} and belongs to {owner!r}")
     with _open_directory(path) as directory:
         newest = max([os.fstat(directory).st_ctime, *(entry.status.st_ctime for entry in _walk(directory))])
     return Arrival(student, assignment, path, datetime.fromtimestamp(newest, UTC), is_received=False)
+
+
+def _received(path: Path) -> Arrival | None:
+    with _open_directory(path) as directory:
+        return _receipt(directory, path)
+
+
+def _receipt(directory: int, path: Path) -> Arrival | None:
+    """Return what a received copy says of itself; None if it is none, but what others can have written."""
+    status = os.fstat(directory)
+    if status.st_uid != path.parent.stat().st_uid or status.st_mode & 0o077:
+        return None
+    try:
+        fd = os.open(RECEIPT, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+        with open(fd) as file:
+            said = json.load(file)
+        at = _parse_timestamp(said["at"])
+        return Arrival(said["student"], said["assignment"], path, at, is_received=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def copy_received(arrival: Arrival, to: Path) -> None:
+    """Copy a received submission, as it was handed in; nothing is copied that a student can change.
+
+    Raises:
+        Refused: its name stands for something else by now.
+    """
+    with _open_directory(arrival.path) as directory:
+        if _receipt(directory, arrival.path) != arrival:
+            raise Refused(f"{arrival.path.name!r}: was renamed while it was collected")
+        here = f"/proc/self/fd/{directory}"
+        shutil.copytree(here, to, symlinks=True, ignore=shutil.ignore_patterns(RECEIPT))
 
 
 def is_complete(path: Path, now: float, *, quiet_s: float = 60.0) -> bool:
@@ -100,9 +164,9 @@ def is_complete(path: Path, now: float, *, quiet_s: float = 60.0) -> bool:
 def receive(inbound: Path, name: str) -> Arrival | None:
     """Put the instructor's copy of a submission in its place; None when it is being changed just now.
 
-    The copy's name and ``timestamp.txt`` say when it came. It appears by one rename, so that
-    a run which dies half-way leaves the submission as it was or received, and the next run goes on. What the
-    student owns is put aside.
+    The copy's ``timestamp.txt`` says when it came, and its receipt whose it is as well. It appears by one
+    rename, so that a run which dies half-way leaves the submission as it was or received, and the next run
+    goes on. What the student owns is put aside.
 
     Raises:
         Refused: it cannot be taken in.
@@ -117,6 +181,8 @@ def receive(inbound: Path, name: str) -> Arrival | None:
     with _staging(inbound) as staged:
         _copy(arrival, staged)
         (staged / "timestamp.txt").write_text(text)
+        said = {"student": arrival.student, "assignment": arrival.assignment, "at": text}
+        (staged / RECEIPT).write_text(json.dumps(said))
         if read_arrival(inbound, name) != arrival:
             return None
         _put_in_place(staged, received)
@@ -202,6 +268,8 @@ def _copy(arrival: Arrival, staged: Path) -> None:
                 continue
             source = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=entry.parent)
             with open(source, "rb") as reader, open(copy, "xb", opener=_private) as writer:
+                if not os.path.samestat(os.fstat(source), entry.status):
+                    raise OSError(errno.ESTALE, f"open({entry.relative!a}): it was changed while it was read")
                 while part := reader.read(min(1 << 20, entry.status.st_size - writer.tell())):
                     writer.write(part)
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from cnlab.errors import CnlabError
 from cnlab.grading.job import Job, Result
 from cnlab.grading.steps import journal
+from cnlab.grading.steps.arrivals import RECEIPT
 from cnlab.grading.steps.assignment import Assignment, digest_of
 from cnlab.grading.steps.course import Course
 from cnlab.grading.steps.directories import locked
@@ -25,7 +26,7 @@ from cnlab.grading.steps.submission import InvalidSubmission, Submission, parse_
 Which = Literal["new", "changed", "all"]
 """``new``: not graded yet, or handed in again; ``changed``: also where checks changed; ``all``."""
 
-_NOT_FOR_CODE = frozenset({"timestamp.txt", "submission_secret.txt"})
+_NOT_FOR_CODE = frozenset({"timestamp.txt", "submission_secret.txt", RECEIPT})
 
 
 class Autograding:

@@ -6,11 +6,13 @@ Interface: `collect` takes in what has arrived, chooses one submission a student
 Whose a submission is and when it came is the kernel's word; see `cnlab.grading.steps.arrivals`. That time is
 written into ``timestamp.txt``: what a student writes there changes nothing. `cnlab hub`'s desk takes
 submissions in within seconds; where none runs, this does, and an edit made before it makes a submission
-younger, never older.
+younger, never older. Only the instructor's own copies are collected, never what a student can still change.
 """
 
+import contextlib
 import os
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -51,13 +53,16 @@ def collect(
     """
     inbound = _inbound(course)
     due = _due(course, assignment) if before_due else None
-    with locked(course.private, f"the course in {course.root}"):
+    with locked(course.private, f"the course in {course.root}"), _lock(inbound):
+        arrivals.set_sticky(inbound)
         shutil.rmtree(_staging(course), ignore_errors=True)  # of a run that was killed
         refused = _take_in(inbound, assignment)
         arrived = [
             arrival
             for arrival in arrivals.arrivals(inbound)
-            if arrival.assignment == assignment and (not students or arrival.student in students)
+            if arrival.is_received
+            and arrival.assignment == assignment
+            and (not students or arrival.student in students)
         ]
         done: dict[str, list[str]] = {"new": [], "updated": [], "unchanged": []}
         for arrival in chosen(arrived, due):
@@ -82,7 +87,14 @@ def _inbound(course: Course) -> Path:
         raise CnlabError(
             f"there is no {inbound}: release an assignment first, or set Exchange.root in nbgrader_config.py"
         )
+    if inbound.stat().st_uid != os.geteuid():
+        raise CnlabError(f"{inbound} belongs to {inbound.owner()}: collect as that user")
     return inbound
+
+
+def _lock(inbound: Path) -> contextlib.AbstractContextManager[object]:
+    """Wait for the desk to be done with what it is at."""
+    return arrivals.lock(inbound) or contextlib.nullcontext()
 
 
 def _due(course: Course, assignment: str) -> datetime | None:
@@ -98,10 +110,18 @@ def _take_in(inbound: Path, assignment: str) -> list[str]:
         if name.startswith(".") or f"+{assignment}+" not in name:
             continue
         try:
-            arrivals.receive(inbound, name)
+            if not _is_taken_in(inbound, name):
+                refused.append(f"{name!r}: is being handed in just now; collect again in a minute")
         except (arrivals.Refused, OSError) as error:
             refused.append(str(error))
     return refused
+
+
+def _is_taken_in(inbound: Path, name: str) -> bool:
+    if arrivals.read_arrival(inbound, name).is_received:
+        return True
+    is_complete = arrivals.is_complete(inbound / name, time.time())
+    return is_complete and arrivals.receive(inbound, name) is not None
 
 
 def _put(course: Course, arrival: Arrival) -> str:
@@ -112,7 +132,7 @@ def _put(course: Course, arrival: Arrival) -> str:
         return "unchanged"
     staged = _staging(course) / arrival.student
     staged.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(arrival.path, staged, symlinks=True)
+    arrivals.copy_received(arrival, staged)
     (staged / "timestamp.txt").unlink(missing_ok=True)
     (staged / "timestamp.txt").write_text(text)
     is_update = place.exists()

@@ -12,6 +12,7 @@ from nbgrader.exchange import ExchangeError
 from nbgrader.exchange.default import ExchangeReleaseAssignment
 
 from cnlab.errors import CnlabError
+from cnlab.grading.steps import arrivals
 from cnlab.grading.steps.course import Course
 from cnlab.grading.steps.directories import locked
 
@@ -40,7 +41,9 @@ def release(course: Course, assignment: str, *, to_exchange: bool | None = None)
                 exchange.start()
             except ExchangeError as error:
                 raise CnlabError(f"it cannot be put into the exchange: {error}") from None
-            yield f"put it into {Path(exchange.root, course.course_id, 'outbound')}"
+            shelf = Path(exchange.root, course.course_id)
+            arrivals.set_sticky(shelf / "inbound")
+            yield f"put it into {shelf / 'outbound'}"
 
 
 def _generate(course: Course, assignment: str) -> None:

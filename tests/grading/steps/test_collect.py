@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
+import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 from grading.problem_set import NAME, answered, make_course
 
 from cnlab.errors import CnlabError
-from cnlab.grading.steps.arrivals import TIMESTAMP, Arrival
+from cnlab.grading.steps import arrivals
+from cnlab.grading.steps.arrivals import RECEIPT, TIMESTAMP, Arrival
 from cnlab.grading.steps.collect import chosen, collect
 from cnlab.grading.steps.course import Course
 
@@ -53,7 +56,9 @@ def hand_in(course: Course, student: str, at: datetime, text: str = "") -> Path:
     """Leave a submission in the exchange, as it lies there when our desk has received it."""
     inbound = Path(str(course.config.Exchange.root), "demo", "inbound")
     directory = inbound / f"{student}+{NAME}+{at.strftime(TIMESTAMP)}+{len(text)}"
-    directory.mkdir()
+    directory.mkdir(mode=0o700)
+    said = {"student": student, "assignment": NAME, "at": at.strftime(TIMESTAMP)}
+    (directory / RECEIPT).write_text(json.dumps(said))
     (directory / f"{NAME}.ipynb").write_text(text or str(answered(course)))
     (directory / "timestamp.txt").write_text("2001-01-01 00:00:00 UTC")
     (directory / "submission_secret.txt").write_text("secret")
@@ -84,6 +89,7 @@ def test_timestamp_is_the_arrivals_and_the_secret_stays(course: Course) -> None:
 
     assert (place / "timestamp.txt").read_text() == "2026-01-01 12:00:00.000000 UTC"
     assert (place / "submission_secret.txt").read_text() == "secret"
+    assert not (place / RECEIPT).exists()
 
 
 def test_only_named_students_are_collected(course: Course) -> None:
@@ -114,10 +120,49 @@ def test_students_word_about_the_time_changes_nothing(course: Course) -> None:
     for path in [directory, *directory.iterdir()]:
         os.chown(path, pwd.getpwnam("daemon").pw_uid, -1)
         os.utime(path, (0, 0))
+    directory.chmod(0o777)  # the last act of `nbgrader submit`
     collect(course, NAME)
     text = (course.submitted("daemon", NAME) / "timestamp.txt").read_text()
 
     assert datetime.strptime(text, TIMESTAMP).replace(tzinfo=UTC) > before
+
+
+def handed_in_by_daemon(course: Course, text: str) -> Path:
+    """Leave a submission in the exchange as `nbgrader submit` leaves it there."""
+    directory = hand_in(course, "daemon", NOON, text)
+    for path in [directory, *directory.iterdir()]:
+        os.chown(path, pwd.getpwnam("daemon").pw_uid, -1)
+    directory.chmod(0o777)
+    return directory
+
+
+@pytest.mark.needs_root
+def test_only_what_was_received_is_collected(course: Course, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A submission that is changed all the time cannot be received; the others are collected."""
+    handed_in_by_daemon(course, "1")
+    hand_in(course, "eva", NOON)
+    monkeypatch.setattr(arrivals, "_copy", lambda arrival, staged: (arrival.path / "more").touch())
+    done = collect(course, NAME)
+
+    assert course.students(NAME) == ["eva"]
+    assert "is being handed in just now" in done.refused[0]
+
+
+@pytest.mark.needs_root
+def test_submission_under_way_is_left_to_the_next_time(course: Course) -> None:
+    """`nbgrader submit` copies file by file, and ends with a chmod."""
+    handed_in_by_daemon(course, "1").chmod(0o755)
+    done = collect(course, NAME)
+
+    assert course.students(NAME) == []
+    assert "collect again" in done.refused[0]
+
+
+def test_collecting_sets_the_sticky_bit(course: Course) -> None:
+    """nbgrader makes the directory without it, and students could rename what lies there."""
+    collect(course, NAME)
+
+    assert Path(str(course.config.Exchange.root), "demo", "inbound").stat().st_mode & stat.S_ISVTX
 
 
 def test_course_without_an_exchange_says_what_to_do(tmp_path: Path) -> None:
