@@ -19,6 +19,7 @@ from cnlab.linux import landlock, syscalls
 from cnlab.linux.capability_names import NAMES
 
 _WRITABLE = (HOME, "/tmp", "/var/tmp", "/dev/shm", "/dev/pts", "/dev/null", "/dev/zero", "/dev/full", "/proc")
+NO_HOME = "/nonexistent"
 _OOM_FIRST = "1000"  # the first to go when the machine itself runs out of memory
 
 
@@ -58,6 +59,15 @@ def set_environment(home: str, user: str) -> None:
             "TERM": "dumb",
         }
     )
+
+
+def set_environment_of_tester(user: str) -> None:
+    """Let no program that a check starts take code from where the student can write.
+
+    Its working directory is one such place; a home would be another, for the user's own packages.
+    """
+    set_environment(NO_HOME, user)
+    os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
 
 
 def set_rlimits(limits: Limits, accepted: Collection[str]) -> None:

@@ -70,7 +70,7 @@ def _join_plain(reference: Mapping[str, Any]) -> None:
     syscalls.set_no_new_privs()
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # a change of ids has set it again
     os.chdir(filesystem.HOME)
-    confinement.set_environment(filesystem.HOME, "student")
+    confinement.set_environment_of_tester("student")
 
 
 def _join_root(reference: Mapping[str, Any]) -> None:
@@ -81,7 +81,7 @@ def _join_root(reference: Mapping[str, Any]) -> None:
     syscalls.set_ids(0, 0, [])
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     os.chdir(rooted_files.HOME)
-    confinement.set_environment(rooted_files.HOME, "root")
+    confinement.set_environment_of_tester("root")
 
 
 def _open(pid: int, kinds: Sequence[str]) -> list[tuple[int, str]]:

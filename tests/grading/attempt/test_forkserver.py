@@ -61,6 +61,32 @@ def test_student_finds_nothing_of_another_submission_or_of_the_checks(monkeypatc
     assert CANARY not in str(ran.result)
 
 
+def test_program_of_a_check_takes_no_code_from_the_student():
+    """A check may start Python, where the student's files lie: none of them is a module there."""
+    plants = (
+        "import os, sys\n"
+        "text = 'print(\"planted\")'\n"
+        "packages = os.path.expanduser('~/.local/lib/python%d.%d/site-packages' % sys.version_info[:2])\n"
+        "places = ['json.py', 'sitecustomize.py', f'{packages}/usercustomize.py']\n"
+        "for place in places:\n"
+        "    os.makedirs(os.path.dirname(place) or '.', exist_ok=True)\n"
+        "    open(place, 'w').write(text)\n"
+        "ok = os.path.exists('json.py')"
+    )
+    starts = (
+        "import subprocess, sys\n"
+        "for python in (sys.executable, sys._base_executable):\n"
+        "    for how in (['-c', 'import json'], ['-m', 'json.tool', '--help']):\n"
+        "        done = subprocess.run([python, *how], capture_output=True, text=True)\n"
+        "        assert (done.returncode, 'planted' in done.stdout) == (0, False), done\n"
+        "assert ok"
+    )
+
+    ran = run(student(plants), check(starts))
+
+    assert ran.statuses == {"task": "ok", "check": "ok"}, ran.result.cells
+
+
 def test_environment_of_the_server_is_its_own():
     """A student reads it in ``/proc/self/environ``."""
     assert set(clean_environment()) & {"HOME", "USER", "PYTHONPATH", "SSH_AUTH_SOCK"} == set()
