@@ -21,7 +21,15 @@ NAMES = Path("/srv/jupyterhub/passwd")  # which the desk reads; on the volume of
 
 instructor = get_config("custom.instructor")  # noqa: F821 - the chart defines both
 c.Authenticator.admin_users = {instructor}  # noqa: F821
-c.Authenticator.username_pattern = r"[a-z0-9_][a-z0-9_.@-]{0,63}\Z"  # noqa: F821 - it only matches the begin
+# An address; and to its end (\Z), for the hub only matches the begin.
+c.Authenticator.username_pattern = r"[a-z0-9_][a-z0-9_.-]{0,63}@[a-z0-9.-]{1,63}\Z"  # noqa: F821
+
+
+def only_verified(authenticator, handler, authentication):
+    """Let nobody in by an address that the provider or LMS has not verified."""
+    said = authentication["auth_state"] or {}
+    claims = said.get("oauth_user", said)
+    return authentication if claims.get("email_verified", True) in (True, "true") else None
 
 
 def write_name(name, uid, names=NAMES):
@@ -75,4 +83,5 @@ def name_container(image, uid, line):
     }
 
 
+c.Authenticator.post_auth_hook = only_verified  # noqa: F821
 c.KubeSpawner.pre_spawn_hook = become_somebody  # noqa: F821

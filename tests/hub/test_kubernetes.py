@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from importlib import import_module
@@ -87,13 +88,25 @@ def test_user_has_a_name_in_the_container(settings, tmp_path):
     assert "ada@uni.example:x:100001:100001::/home/jovyan:/bin/bash" == last
 
 
-@pytest.mark.parametrize("name", ["a:b", "a\nb", "../a", "a+b", "-a", "a b"])
+@pytest.mark.parametrize("name", ["a:b@u", "a@u\nb", "../a@u", "a+b@u", "-a@u", "a b@u", "alice"])
 def test_name_that_would_mean_something_is_no_user(settings, name):
-    """To passwd(5), a shell, a path, nbgrader's names of submissions."""
+    """To passwd(5), a shell, a path, nbgrader's names of submissions; nor is what is no address."""
     authenticator = Authenticator(username_pattern=settings["c"].Authenticator.username_pattern)
 
     assert not authenticator.validate_username(name)
     assert authenticator.validate_username("ada.lovelace@uni.example")
+
+
+@pytest.mark.parametrize("verified", [True, "true", False, "false", None])
+def test_address_must_be_verified(settings, verified):
+    """It is who teaches, or who handed in; the hub's own code asks for what kubernetes.py says."""
+    authenticator = LTI13Authenticator(
+        username_key="email", allow_all=True, post_auth_hook=settings["c"].Authenticator.post_auth_hook
+    )
+    claims = {"email": TEACHER, "email_verified": verified}
+    user = asyncio.run(authenticator.get_authenticated_user(None, claims))
+
+    assert (verified in (True, "true")) == (user is not None)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ The platform and the provider are this test's own servers on loopback; they sign
 
 from __future__ import annotations
 
+import asyncio
 import http.cookiejar
 import json
 import re
@@ -13,8 +14,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -28,7 +30,7 @@ from hub.running_hub import Hub, free_ports, running_hub
 from student import ROOT
 
 from cnlab.errors import InvalidValue
-from cnlab.grading.hub.sign_in import refuse_system_account, system_name
+from cnlab.grading.hub.sign_in import Lti13, OAuth, refuse_system_account, system_name
 
 DOMAIN = "uni.example"
 ISSUER = "https://lms.example"
@@ -305,7 +307,11 @@ def test_address_makes_a_user_name():
 
 
 @pytest.mark.parametrize(
-    "address", ["ada@evil.example", "ada", "a b@uni.example", "@uni.example", "1@uni.example"]
+    "address",
+    [
+        *("ada@evil.example", "ada", "a b@uni.example", "@uni.example", "1@uni.example"),
+        *("\u212aate@uni.example", "a.-b@uni.example", "a-.b@uni.example", "a..b@uni.example"),
+    ],
 )
 def test_other_addresses_make_none(address):
     """Another university's ada is not ours."""
@@ -313,7 +319,50 @@ def test_other_addresses_make_none(address):
         system_name(address, DOMAIN)
 
 
-def test_accounts_of_the_system_are_nobodys():
+def test_no_two_addresses_are_one_user():
+    """Or one of them would read the other's home, and hand in as the other. Tried on all short names."""
+    local_parts = ["".join(signs) for length in range(1, 7) for signs in product("a._-", repeat=length)]
+    users = {}
+    for local in local_parts:
+        with suppress(InvalidValue):
+            users.setdefault(system_name(f"{local}@{DOMAIN}", DOMAIN), []).append(local)
+
+    assert len(users) > 500
+    assert [] == [names for names in users.values() if len(names) > 1]
+
+
+@pytest.mark.parametrize("account", ["root", "daemon", "nobody"])
+def test_accounts_of_the_system_are_nobodys(account):
     """The hub starts servers as the user of that name."""
     with pytest.raises(InvalidValue, match="an account of the system"):
-        refuse_system_account("root")
+        refuse_system_account(account)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"email": "ada"},
+        {"email": "alice@uni.example", "email_verified": False},
+        {"email": "alice@uni.example", "email_verified": "false"},
+        {"email": ["alice@uni.example"]},
+        {"sub": "alice"},
+    ],
+    ids=lambda claims: json.dumps(claims),
+)
+def test_claim_that_is_no_verified_address_signs_nobody_in(claims):
+    """Where people choose the claim, "alice", who teaches, would be one word."""
+    lti = Lti13(mail_domain=DOMAIN, allow_all=True)
+    oauth = OAuth(mail_domain=DOMAIN, username_claim=lambda claims: claims.get("email", claims.get("sub")))
+
+    assert None is asyncio.run(lti.get_authenticated_user(None, claims))
+    assert "" == oauth.user_info_to_username(claims)
+
+
+def test_claim_that_is_a_verified_address_signs_in():
+    """By both ways, as the same user."""
+    claims = {"email": "Ada.Lovelace@uni.example", "email_verified": True}
+    lti = Lti13(mail_domain=DOMAIN, allow_all=True)
+    oauth = OAuth(mail_domain=DOMAIN, username_claim="email")
+
+    assert "ada-lovelace" == asyncio.run(lti.get_authenticated_user(None, claims))["name"]
+    assert "ada-lovelace" == oauth.user_info_to_username(claims)
