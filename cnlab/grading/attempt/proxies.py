@@ -11,12 +11,14 @@ knows what is hoped for. Whatever comes over the channel fails the check or is d
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from cnlab.grading.attempt import plain, raised
 from cnlab.grading.attempt.channel import Channel, pair
-from cnlab.grading.attempt.student import made_of, state_of
+from cnlab.grading.attempt.student import MAX_PRINTED, made_of, state_of
 
 _HARMLESS = frozenset({"get", "start"})  # a call that starts is a fork by itself
 _MAX_CALLBACKS = 1_000_000
@@ -35,9 +37,11 @@ _OPERATORS = frozenset(
 class Notebook:
     """The student's process at one place of the notebook, asked over a channel.
 
-    `given` are the check's own names: classes in there are those that both sides have. `pid` is the process
-    that answers, as it says itself. A process `is_shared` with other checks is forked before it is asked for
-    anything that may change it.
+    `given` are the classes of locked cells, by name: both sides have them. `pid` is the process that answers,
+    as it says itself. A process `is_shared` with other checks is forked before it is asked for anything that
+    may change it. `streams` are the tester's own stdout and stderr: what a call prints goes there by itself,
+    and is taken in where a check has redirected them. `seeds` are told before the next call. `fault` says
+    why there was no answer, once there was none.
     """
 
     def __init__(
@@ -48,12 +52,17 @@ class Notebook:
         pid: int = 0,
         deadline: float | None = None,
         is_shared: bool = False,
+        streams: Mapping[str, object] | None = None,
     ) -> None:
         self.channel = channel
         self.is_shared = is_shared
         self.pid = pid
         self.deadline = deadline  # by time.monotonic
         self.doing = ""  # what it was asked last, for whom the time ran out
+        self.fault = ""
+        self.is_late = False
+        self.seeds: list[tuple[str, tuple[object, ...], dict[str, object]]] = []
+        self._streams = {"stdout": sys.stdout, "stderr": sys.stderr} if streams is None else streams
         self._given = given
         self._classes: dict[str, type[Exception]] = {}
         self._callbacks: list[Callable[..., object]] = []
@@ -76,25 +85,34 @@ class Notebook:
         Raises:
             AssertionError: there is no answer, or none that can be one.
         """
+        while self.seeds and request["op"] not in _HARMLESS:
+            module, arguments, options = self.seeds.pop(0)
+            given = {"arguments": self.given(arguments), "options": self.given(options)}
+            self.ask(f"`{module}.seed`", {"op": "seed", "module": module} | given)
         self.doing = doing
         self._asked += 1
         try:
             if self.is_shared and request["op"] not in _HARMLESS:
                 self._part()
-            answer = self._exchange(request | {"id": self._asked}, fds)
+            redirected = [name for name, stream in self._streams.items() if getattr(sys, name) is not stream]
+            answer = self._exchange(request | {"id": self._asked, "captures": redirected}, fds)
         except TimeoutError:
-            raise AssertionError(
-                f"expected an answer from {doing}, got none in time; look for a loop"
-            ) from None
+            self.is_late = True
+            self._break(f"expected an answer from {doing}, got none in time; look for a loop")
         except (OSError, plain.NotPlain) as error:
-            raise AssertionError(
+            self._break(
                 f"expected an answer from {doing}, got none: {_reason(error)};"
                 " look whether it ends its process"
-            ) from None
+            )
         self.doing = ""
+        _print(answer.get("printed"), redirected)
         if "error" in answer:
             self._raise(answer["error"], doing)
         return answer
+
+    def _break(self, fault: str) -> NoReturn:
+        self.fault = self.fault or fault
+        raise AssertionError(fault) from None
 
     def _part(self) -> None:
         """Let the process fork, and go on with the copy, which prints to where we print."""
@@ -148,7 +166,7 @@ class Notebook:
         return plain.to_json(value, self._refer)
 
     def _refer(self, value: object) -> plain.Json:
-        if type(value) is Proxy:
+        if isinstance(value, Proxy):
             return {"handle": Proxy._number(value)}
         if self._given.get(type(value).__name__) is type(value):
             return {"instance": [type(value).__name__, self.given(state_of(value))]}
@@ -184,7 +202,8 @@ class Notebook:
         own = self._given.get(kind)
         if isinstance(own, type) and own.__module__ == "__main__" and not about.get("is_callable"):
             return self._rebuilt(own, about["handle"])
-        return Proxy(self, about["handle"], kind, name, about.get("is_iterator") is True)
+        made = Function if about.get("is_callable") is True else Proxy
+        return made(self, about["handle"], kind, name, about.get("is_iterator") is True)
 
     def _rebuilt(self, kind: type, handle: int) -> object:
         """Make our own instance of a class that both sides have; its methods are ours."""
@@ -197,7 +216,7 @@ class Notebook:
 
 
 class Proxy:
-    """A function or an object of the student's notebook, which stays there."""
+    """An object of the student's notebook, which stays there."""
 
     __slots__ = ("__handle", "__is_iterator", "__is_over", "__kind", "__name", "__notebook")
     __handle: int
@@ -219,62 +238,27 @@ class Proxy:
     def _number(self) -> int:
         return self.__handle
 
-    def __ask(self, doing: str, op: str, **rest: plain.Json) -> dict[str, Any]:
+    def _ask(self, doing: str, op: str, **rest: plain.Json) -> dict[str, Any]:
         return self.__notebook.ask(doing, {"op": op, "handle": self.__handle} | rest)
 
     @property
     def __name__(self) -> str:
         return self.__name or f"a {self.__kind}"
 
-    @property
-    def notebook_pid(self) -> int:
-        """The process that answers calls, as it says itself."""
-        return self.__notebook.pid
-
-    def __call__(self, *arguments: object, **options: object) -> Any:
-        """Call it in the notebook; return what it returns, or raise what it raises."""
-        notebook = self.__notebook
-        doing = call_text(self.__name__, arguments, options)
-        answer = self.__ask(
-            doing, "call", arguments=notebook.given(arguments), options=notebook.given(options)
-        )
-        value = notebook.taken(answer.get("value"))
-        if value is None and "arguments" in answer:
-            _bring_up_to_date(arguments, notebook.taken({"tuple": answer["arguments"]}))
-        return value
-
-    def start_call(
-        self,
-        arguments: Sequence[object],
-        *,
-        by: tuple[str, Sequence[object]] | None,
-        new: Sequence[str],
-        answer_fd: int,
-        output_fd: int,
-    ) -> int:
-        """Let the notebook call it in a process of its own, which stays; return the pid that it says.
-
-        `by` names a function of a locked cell that is called with this one before the arguments.
-        """
-        notebook = self.__notebook
-        helper = None if by is None else [by[0], notebook.given(tuple(by[1]))]
-        request = {"op": "start", "handle": self.__handle, "by": helper, "new": list(new)}
-        request["arguments"] = notebook.given(tuple(arguments))
-        doing = call_text(self.__name__, arguments, {})
-        pid = notebook.ask(doing, request, (answer_fd, output_fd)).get("pid")
-        if type(pid) is not int or pid <= 0:
-            raise AssertionError(f"expected {doing} to start a process, got {pid!r}")
-        return pid
+    def _home(self) -> Notebook:
+        return self.__notebook
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__bases__":
+            self.__refuse("ask for its classes")  # issubclass() does
         if name.startswith("_") and name not in _OPERATORS:
             raise AttributeError(f"{self!r} shows no attribute {name!r}")
         return self.__notebook.taken(
-            self.__ask(f"the attribute {name!r}", "attribute", name=name).get("value")
+            self._ask(f"the attribute {name!r}", "attribute", name=name).get("value")
         )
 
     def __setattr__(self, name: str, value: object) -> None:
-        self.__ask(f"the attribute {name!r}", "set", name=name, value=self.__notebook.given(value))
+        self._ask(f"the attribute {name!r}", "set", name=name, value=self.__notebook.given(value))
 
     def __iter__(self) -> Iterator[Any]:
         if not self.__is_iterator:
@@ -283,14 +267,14 @@ class Proxy:
 
     def __next__(self) -> Any:
         iter(self)
-        answer = {"absent": True} if self.__is_over else self.__ask(f"the next item of {self!r}", "next")
+        answer = {"absent": True} if self.__is_over else self._ask(f"the next item of {self!r}", "next")
         if "absent" in answer:
             object.__setattr__(self, "_Proxy__is_over", True)  # whatever the notebook says later
             raise StopIteration
         return self.__notebook.taken(answer.get("value"))
 
     def __await__(self) -> Generator[None, None, Any]:
-        return self.__notebook.taken(self.__ask(f"awaiting {self!r}", "await").get("value"))
+        return self.__notebook.taken(self._ask(f"awaiting {self!r}", "await").get("value"))
         yield
 
     def __enter__(self) -> Any:
@@ -300,10 +284,21 @@ class Proxy:
         self.__getattr__("__exit__")(None, None, None)
 
     def __instancecheck__(self, instance: object) -> bool:
-        if type(instance) is not Proxy:
+        if not isinstance(instance, Proxy):
             return False
-        answer = self.__ask("isinstance()", "instance", object=Proxy._number(instance))
+        answer = self._ask("isinstance()", "instance", object=Proxy._number(instance))
         return answer.get("value") is True
+
+    def __subclasscheck__(self, kind: type) -> bool:
+        if not isinstance(kind, Proxy):
+            return False
+        answer = self._ask("issubclass()", "subclass", object=Proxy._number(kind))
+        return answer.get("value") is True
+
+    def __len__(self) -> int:
+        if self.__is_iterator:
+            raise TypeError(f"{self!r} has no len()")  # list() asks, and does without
+        self.__refuse("take its len()")
 
     def __refuse(self, what: str) -> NoReturn:
         raise AssertionError(
@@ -326,6 +321,55 @@ class Proxy:
         return f"<{self.__kind} {self.__name} of the student's notebook>".replace("  ", " ")
 
 
+class Function(Proxy):
+    """A function of the notebook's, or another object that says that it can be called."""
+
+    __slots__ = ()
+
+    @property
+    def notebook_pid(self) -> int:
+        """The process that answers calls, as it says itself."""
+        return self._home().pid
+
+    def __call__(self, *arguments: object, **options: object) -> Any:
+        """Call it in the notebook; return what it returns, or raise what it raises."""
+        notebook = self._home()
+        doing = call_text(self.__name__, arguments, options)
+        answer = self._ask(
+            doing, "call", arguments=notebook.given(arguments), options=notebook.given(options)
+        )
+        value = notebook.taken(answer.get("value"))
+        _bring_up_to_date([*arguments, *options.values()], notebook.taken(answer.get("changed")))
+        return value
+
+    def start_call(
+        self,
+        arguments: Sequence[object],
+        *,
+        by: tuple[str, Sequence[object]] | None,
+        new: Sequence[str],
+        answer_fd: int,
+        output_fd: int,
+    ) -> int:
+        """Let the notebook call it in a process of its own, which stays; return the pid that it says.
+
+        `by` names a function of a locked cell that is called with this one before the arguments.
+        """
+        notebook = self._home()
+        helper = None if by is None else [by[0], notebook.given(tuple(by[1]))]
+        request = {"op": "start", "handle": self._number(), "by": helper, "new": list(new)}
+        request["arguments"] = notebook.given(tuple(arguments))
+        doing = call_text(self.__name__, arguments, {})
+        pid = notebook.ask(doing, request, (answer_fd, output_fd)).get("pid")
+        if type(pid) is not int or pid <= 0:
+            raise AssertionError(f"expected {doing} to start a process, got {pid!r}")
+        return pid
+
+
+for _kind, _text in ((Proxy, "student's object"), (Function, "student's function")):
+    _kind.__name__ = _text  # type: ignore[assignment,method-assign]  # as Python's own messages say it
+
+
 def call_text(name: str, arguments: Sequence[object], options: Mapping[str, object]) -> str:
     """Spell a call, shortened: ``fib(40)``."""
     parts = [*map(_repr, arguments), *(f"{key}={_repr(value)}" for key, value in options.items())]
@@ -337,12 +381,22 @@ def _repr(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:50]}…{text[-9:]}"
 
 
-def _bring_up_to_date(arguments: Sequence[object], now: object) -> None:
+def _print(texts: object, names: Iterable[str]) -> None:
+    """Print what a call has printed to streams that the check has redirected."""
+    for name in names if type(texts) is dict else ():
+        text = texts.get(name)  # type: ignore[attr-defined]
+        if type(text) is str:
+            getattr(sys, name).write(text[:MAX_PRINTED])
+
+
+def _bring_up_to_date(arguments: Sequence[Any], changed: object) -> None:
     """Let the lists, dicts, sets and arrays that went along be as the function has left them."""
-    if type(now) is not tuple or len(now) != len(arguments):
-        return
-    pairs: Iterable[tuple[Any, Any]] = zip(arguments, now, strict=True)
-    for ours, theirs in pairs:
+    for item in changed if type(changed) is list else []:
+        told: Sequence[Any] = item if type(item) is list and len(item) == 2 else (None, None)
+        place, theirs = told
+        if type(place) is not int or not 0 <= place < len(arguments):
+            continue
+        ours = arguments[place]
         if type(ours) is not type(theirs):
             continue
         if isinstance(ours, (list, bytearray)):
@@ -363,7 +417,10 @@ def _may_hold(kind: type, name: object) -> bool:
     if type(name) is not str or not name.isidentifier() or name.startswith("__"):
         return False
     slots = {slot for base in kind.__mro__ for slot in getattr(base, "__slots__", ())}
-    return name in getattr(kind, "__dataclass_fields__", {}) or name in slots or not hasattr(kind, name)
+    if name in getattr(kind, "__dataclass_fields__", {}) or name in slots:
+        return True
+    default = inspect.getattr_static(kind, name, None)
+    return not (callable(default) or hasattr(type(default), "__get__"))
 
 
 def _short(value: object) -> str:

@@ -3,7 +3,8 @@
 Interface: ``Server(channel, namespace, shell).serve()`` answers until the channel closes. Each request is
 an object with ``op``: ``run`` a cell; ``fork`` a copy of this process that serves at another channel;
 ``get`` what a name means; ``call``, ``next``, ``await``, ``attribute``, ``set``, ``state``, ``instance``
-for an object that has been given out as a handle; ``start`` a call in a process of its own.
+and ``subclass`` for an object that has been given out as a handle; ``start`` a call in a process of its own;
+``seed`` a generator of random numbers.
 
 All of this lies open to the student's code, which may change or replace any of it. So nothing here is
 trusted: whatever this server answers only ever fails a check of the student it belongs to.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib
 import io
 import os
 import signal
@@ -21,12 +23,15 @@ import sys
 import threading
 import types
 import warnings
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
 from cnlab.grading.attempt import plain, raised
 from cnlab.grading.attempt.capture import MAX_OUTPUT_BYTES, harmless
 from cnlab.grading.attempt.channel import Channel
+
+MAX_PRINTED = 1 << 20
+"""Characters of what a call prints that a check can take in."""
 
 _HARNESS = (__file__,)
 
@@ -54,11 +59,14 @@ class Server:
                 self._channel.send(answer | {"id": request.get("id")})
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = getattr(self, f"_op_{request['op']}")(request)
-            return answer
-        except BaseException as error:
-            return {"error": raised.to_json(error, skips=_HARNESS)}
+        with _captured(request.get("captures", ())) as printed:
+            try:
+                answer: dict[str, Any] = getattr(self, f"_op_{request['op']}")(request)
+            except BaseException as error:
+                answer = {"error": raised.to_json(error, skips=_HARNESS)}
+        if printed:
+            answer["printed"] = {name: text.getvalue()[:MAX_PRINTED] for name, text in printed.items()}
+        return answer
 
     # Cells and copies
 
@@ -115,11 +123,23 @@ class Server:
     def _op_call(self, request: dict[str, Any]) -> dict[str, Any]:
         function: Any = self._objects[request["handle"]]
         arguments, options = self._taken(request["arguments"]), self._taken(request["options"])
+        spelled = [*request["arguments"]["tuple"], *(item for _, item in request["options"]["dict"])]
+        before = [plain.dump(item) for item in spelled]  # the lists in there may be those that it changes
         value = function(*arguments, **options)
-        answer = {"value": self._given(value)}
-        if value is None:  # then it may have been called for what it does to its arguments
-            answer["arguments"] = [self._given(argument) for argument in arguments]
-        return answer
+        return {
+            "value": self._given(value),
+            "changed": self._changed([*arguments, *options.values()], before),
+        }
+
+    def _changed(self, arguments: Sequence[object], before: Sequence[bytes]) -> list[plain.Json]:
+        """Spell the arguments that a call has changed, each with its place among them."""
+        changed = []
+        for place, (argument, spelled) in enumerate(zip(arguments, before, strict=True)):
+            if isinstance(argument, (list, dict, set, bytearray)) or hasattr(argument, "dtype"):
+                with contextlib.suppress(plain.NotPlain):  # it was made into what cannot cross
+                    now = self._given(argument)
+                    changed += [[place, now]] if plain.dump(now) != spelled else []
+        return changed
 
     def _op_next(self, request: dict[str, Any]) -> dict[str, Any]:
         iterator: Iterator[object] = self._objects[request["handle"]]  # type: ignore[assignment]
@@ -148,6 +168,15 @@ class Server:
     def _op_instance(self, request: dict[str, Any]) -> dict[str, Any]:
         kind: Any = self._objects[request["handle"]]
         return {"value": isinstance(self._objects[request["object"]], kind)}
+
+    def _op_subclass(self, request: dict[str, Any]) -> dict[str, Any]:
+        kinds: Any = [self._objects[request[key]] for key in ("object", "handle")]
+        return {"value": issubclass(*kinds)}
+
+    def _op_seed(self, request: dict[str, Any]) -> dict[str, Any]:
+        seed = importlib.import_module(request["module"]).seed
+        seed(*self._taken(request["arguments"]), **self._taken(request["options"]))
+        return {"value": None}
 
     def _op_start(self, request: dict[str, Any]) -> dict[str, Any]:
         from cnlab.grading import callee
@@ -250,6 +279,20 @@ def print_to(stdout: int, stderr: int) -> None:
         )
         for fd in (1, 2)
     )
+
+
+@contextlib.contextmanager
+def _captured(names: Sequence[str]) -> Iterator[dict[str, io.StringIO]]:
+    """Take in what is printed to these streams, "stdout" or "stderr", which the check has redirected."""
+    texts = {name: io.StringIO() for name in names}
+    before = {name: getattr(sys, name) for name in names}
+    for name, text in texts.items():
+        setattr(sys, name, text)
+    try:
+        yield texts
+    finally:
+        for name, stream in before.items():
+            setattr(sys, name, stream)
 
 
 def _flush() -> None:

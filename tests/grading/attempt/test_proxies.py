@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import itertools
 import json
 import os
+import random
 import signal
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import pytest
@@ -24,7 +26,7 @@ from cnlab.grading.attempt.raised import StudentError
 from cnlab.grading.attempt.student import Server
 
 TASKS = """
-import asyncio, contextlib
+import asyncio, contextlib, random
 class Agrees:
     def __eq__(self, other): return True
     __hash__ = None
@@ -40,6 +42,7 @@ class Account:
     def put(self, amount):
         self.balance += amount
         return self
+class Savings(Account): pass
 class Poor(ValueError): pass
 class Strange(Exception): pass
 agrees = Agrees()
@@ -61,6 +64,14 @@ def opened(name):
     yield name.upper()
 def fail(kind, *arguments): raise eval(kind)(*arguments)
 def shift(point): return Point(point.x + 1, point.y)
+def hello(name):
+    print("hello", name)
+    if not name: raise ValueError
+def draw(): return random.random()
+def default_point():
+    point = Point(1, 2)
+    point.color = "red"
+    return point
 def odd_point():
     point = Point(1, 2)
     point.area = lambda: 99
@@ -74,6 +85,7 @@ class Point:
 
     x: int
     y: int
+    color: ClassVar[str] = "none"
 
     def area(self) -> int:
         return self.x * self.y
@@ -169,13 +181,70 @@ def test_methods_and_attributes_of_an_object_can_be_asked(notebook):
     assert not isinstance(notebook.get("agrees"), notebook.get("Account"))
 
 
-def test_list_is_changed_in_place_by_a_function_that_returns_nothing(notebook):
-    """It was called for that; one that returns something is asked for that alone."""
-    changed, kept = [3, 1, 2], [3, 1, 2]
-    notebook.get("sort")(changed)
-    notebook.get("sort_and_tell")(kept)
+def test_argument_that_a_function_changes_is_changed(notebook):
+    """Whether it returns something, and however the argument was passed, as in one process."""
+    first, second, third = [3, 1, 2], [3, 1, 2], numpy.array([3, 1, 2])
+    notebook.get("sort")(first)
 
-    assert (changed, kept) == ([1, 2, 3], [3, 1, 2])
+    assert notebook.get("sort_and_tell")(items=second) == 3
+    assert notebook.get("sort_and_tell")(third) == 3
+    assert (first, second, list(third)) == ([1, 2, 3], [1, 2, 3], [1, 2, 3])
+
+
+@pytest.mark.parametrize("changed", [3, [[0]], [["0", [1]]], [[9, [1]]], [[-1, [1]]], [[0, 5]]])
+def test_change_of_an_argument_that_is_none_changes_nothing(changed):
+    """The student's process says what has changed."""
+
+    def lie(end: socket.socket) -> None:
+        function = {"object": {"handle": 1, "class": "function", "name": "f", "is_callable": True}}
+        end.recv(1000)
+        end.sendall(frame({"value": function, "id": 1}))
+        end.recv(1000)
+        end.sendall(frame({"value": None, "changed": changed, "id": 2}))
+
+    with process(lie) as notebook:
+        items = [1, 2]
+        notebook.get("f")(items)
+        assert items == [1, 2]
+
+
+def test_only_what_can_be_called_is_callable(notebook):
+    """A check may ask whether a decorator returns a function."""
+    assert callable(notebook.get("double"))
+    assert not callable(notebook.get("agrees"))
+
+
+def test_what_a_call_prints_can_be_redirected(notebook):
+    """The commonest check of a beginners' task; also when the call fails."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(ValueError):
+        notebook.get("hello")("Ada")
+        print("then")
+        notebook.get("hello")("")
+
+    assert text.getvalue() == "hello Ada\nthen\nhello \n"
+
+
+def test_seed_reaches_the_notebook_before_the_next_call(notebook):
+    """What a check draws anew with the same seed is then the same."""
+    notebook.seeds.append(("random", (5,), {}))
+    first = notebook.get("draw")()
+    notebook.seeds.append(("random", (), {"a": 5}))
+
+    assert notebook.get("draw")() == first == random.Random(5).random()
+
+
+@pytest.mark.parametrize("use", [len, lambda it: issubclass(it, Point)])
+def test_refusal_says_what_the_check_can_do(notebook, use):
+    """Python's own message would name a class that nobody who writes checks knows."""
+    with pytest.raises(AssertionError, match=r"expected plain data .* the check cannot"):
+        use(notebook.get("agrees"))
+
+
+def test_classes_of_the_notebook_know_their_bases(notebook):
+    """Tasks about inheritance ask for it."""
+    assert issubclass(notebook.get("Savings"), notebook.get("Account"))
+    assert not issubclass(notebook.get("Account"), notebook.get("Savings"))
 
 
 def test_functions_of_the_check_can_be_called_back(notebook):
@@ -257,6 +326,11 @@ def test_instance_of_a_locked_cells_class_crosses_as_ours(notebook):
 
     assert type(shifted) is Point
     assert (shifted, shifted.area()) == (Point(3, 5), 15)
+
+
+def test_instance_may_hold_what_its_class_has_a_default_for(notebook):
+    """``self.balance = 5`` beside ``balance = 0`` in the class."""
+    assert notebook.get("default_point")().color == "red"
 
 
 def test_instance_with_a_method_of_its_own_is_refused(notebook):
