@@ -65,6 +65,20 @@ def test_every_make_target_is_there() -> None:
     assert told <= targets
 
 
+def test_modules_and_tests_that_are_told_of_are_there() -> None:
+    """Who comes to mend something begins with CONTRIBUTING; modules move."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    [table] = re.findall(r"`cnlab/grading` in the order[^|]*(.*?)\n\n\*\*", text, re.DOTALL)
+    rows = [re.findall(r"`([^`]+)`", line.split("|")[1]) for line in table.splitlines() if "`" in line[:3]]
+    told = [ROOT / "cnlab" / "grading" / name for row in rows for name in row]
+    pages = [text, *(page.read_text() for page in (*PAGES, ROOT / "grading" / "README.md"))]
+    tests = {ROOT / name for page in pages for name in re.findall(r"`(tests/[^`]+)`", page)}
+
+    assert len(told) > 10
+    assert [] == [path for path in told if not (path.is_dir() or path.with_suffix(".py").is_file())]
+    assert [] == [path for path in tests if not path.exists()]
+
+
 def test_settings_are_those_that_the_sandbox_knows() -> None:
     """A limit that is misspelt limits nothing."""
     [settings] = [block for block in blocks(GUIDE, "python") if "c.Sandbox" in block]
