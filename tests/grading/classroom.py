@@ -36,7 +36,7 @@ class Work:
     reasons: Mapping[str, str] = field(default_factory=dict)
     late_h: float = -5.0
     penalty: float = 0.0
-    events: Sequence[Mapping[str, str | None]] = ()
+    events: Sequence[Mapping[str, str | int | None]] = ()
     repairs: Sequence[str] = ()
     notes: Sequence[str] = ()
     error: str = ""

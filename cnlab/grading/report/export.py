@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CANVAS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
 MOODLE = ("Username", "First name", "Last name", "ID number", "Email address")
+_QUOTED = 80  # characters, of a file that is another than was expected
 POINTS_POSSIBLE = "    Points Possible"  # as Canvas writes it
 
 # What a spreadsheet takes for a formula, at the start of a cell or of what another separator makes one.
@@ -160,14 +161,17 @@ def identity_of(student: Student, known: Mapping[str, Identity]) -> Identity:
 def read_identities(path: Path) -> tuple[dict[str, Identity], dict[str, str]]:
     """Return the identities in a CSV file by student, and for each assignment in it Canvas's heading."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
-    lines = list(csv.reader(io.StringIO(text, newline="")))
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise InvalidIdentities(f"read_identities({path}): no CSV file: {error}") from None
     heading = [cell.strip() for cell in lines[0]] if lines else []
     if heading[:2] == ["Student", "ID"]:
         return _from_canvas(heading, lines[1:]), _canvas_headings(heading)
     if "student" not in heading:
         raise InvalidIdentities(
             f"read_identities({path}): expected a column `student` or an export of Canvas's gradebook,"
-            f" got the columns {', '.join(heading) or 'of an empty file'}"
+            f" got {_quoted(', '.join(heading)) if heading else 'an empty file'}"
         )
     wanted = {each.name for each in fields(Identity)}
     found: dict[str, Identity] = {}
@@ -179,6 +183,11 @@ def read_identities(path: Path) -> tuple[dict[str, Identity], dict[str, str]]:
         if student:
             found[student] = Identity(**{name: cell for name, cell in cells.items() if name in wanted})
     return found, {}
+
+
+def _quoted(text: str) -> str:
+    """Quote what may be no text at all, and not much of it."""
+    return ascii(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")
 
 
 def _from_canvas(heading: Sequence[str], lines: Iterable[Sequence[str]]) -> dict[str, Identity]:

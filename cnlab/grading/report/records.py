@@ -275,7 +275,7 @@ def run_of(remembered: Journal) -> Run:
             if cell["grade_id"]
         },
         events=tuple(
-            Event(plain(event["kind"]), plain(event["text"]), plain(event.get("cell") or ""))
+            Event(plain(event["kind"]), plain(event["text"]), _cell(event.get("cell")))
             for event in remembered.events
         ),
         repairs=tuple(map(plain, remembered.repairs)),
@@ -287,6 +287,11 @@ def run_of(remembered: Journal) -> Run:
         memory_bytes=_finite(remembered.usage.get("memory_bytes")),
         error=plain(remembered.error),
     )
+
+
+def _cell(cell: object) -> str:
+    """Call a cell as messages do: by its number from 1 on, if the journal has its index."""
+    return str(cell + 1) if isinstance(cell, int) else plain(cell or "")
 
 
 def _run_of_outputs(directory: Path) -> Run:

@@ -211,6 +211,8 @@ def test_canvas_own_export_serves_as_identities_and_names_the_column(course: Cou
         ("", "an empty file"),
         ("name,id\na,b\n", "expected a column `student`"),
         ("student,section\nada,A\nada,B\n", "line 3 has 'ada' a second time"),
+        ("\x7fELF\x02\x1b[31m" + "\x01" * 100, r"got '\\x7fELF\\x02\\x1b\[31m.*\.\.\.'$"),
+        ("x" * 200_000, "no CSV file"),
     ],
 )
 def test_identities_that_cannot_be_used_are_refused_in_one_line(text: str, says: str, tmp_path: Path) -> None:

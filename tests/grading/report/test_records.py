@@ -135,6 +135,15 @@ def test_text_that_no_file_can_hold_becomes_text_that_one_can() -> None:
     assert plain("a\ud800\0b\nc").encode() == b"a?b\nc"
 
 
+def test_event_in_the_first_cell_names_it(tmp_path: Path) -> None:
+    """Journals count cells from 0, messages from 1."""
+    events = [{"kind": "pids", "text": "too many", "cell": cell} for cell in (0, 4, None)]
+    course = make_course(tmp_path, {"eve": Work(events=events)})
+
+    found = submission_of(read_class(course, LAB), "eve").run.events
+    assert [event.cell for event in found] == ["1", "5", ""]
+
+
 def test_an_unknown_assignment_is_refused_with_those_that_exist(course: Course) -> None:
     """One line that says what to type instead."""
     with pytest.raises(NoSuchAssignment, match=f"no assignment 'lab9'; it knows: {LAB}, lab02"):
