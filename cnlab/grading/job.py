@@ -11,6 +11,8 @@ from cnlab.grading.limits import Event
 
 Role = Literal["student", "setup", "test", "text"]
 Status = Literal["ok", "failed", "timeout", "died", "skipped"]
+HIDDEN_MARKS = ("BEGIN HIDDEN TESTS", "END HIDDEN TESTS")
+"""What nbgrader looks for in the lines around hidden tests, unless a course says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Job:
     default. `accept` names parts of the sandbox that the instructor lets go where the host refuses them.
 
     The rest is the instructor's, for the checks: `imports` are import statements that run before them,
-    `modules` the texts of modules beside the notebook, `names` those builtins that a task is to define anew.
+    `modules` the texts of modules beside the notebook, `names` those builtins that a task is to define anew,
+    `hidden_marks` what stands in the first and in the last line of hidden tests.
     `options` may have ``preload``, a list of modules to have imported before the first job.
     """
 
@@ -37,6 +40,7 @@ class Job:
     imports: str = ""
     modules: Mapping[str, str] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    hidden_marks: tuple[str, str] = HIDDEN_MARKS
     options: Mapping[str, object] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -50,7 +54,7 @@ class Job:
         fields = json.loads(text)
         fields["files"] = {name: base64.b64decode(data) for name, data in fields["files"].items()}
         fields["roles"] = tuple((role, grade_id) for role, grade_id in fields["roles"])
-        return cls(**fields | {name: tuple(fields[name]) for name in ("accept", "names")})
+        return cls(**fields | {name: tuple(fields[name]) for name in ("accept", "names", "hidden_marks")})
 
 
 @dataclass(frozen=True)

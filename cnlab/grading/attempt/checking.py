@@ -114,7 +114,7 @@ class Attempt:
                     snapshot.uses += self._uses(cell)
 
     def _uses(self, cell: Cell) -> int:
-        parts = hidden.parts_of(cell.source)
+        parts = hidden.parts_of(cell.source, self._job.hidden_marks)
         return 2 if cell.role == "test" and parts.hidden and not parts.goes_on else 1
 
     def _asks(self, cell: Cell) -> bool:
@@ -176,7 +176,9 @@ class Attempt:
         later: list[tuple[Cell, hidden.Parts]] = []
         done: list[Cell] = []
         for cell in checks:
-            parts = hidden.parts_of(cell.source) if cell.role == "test" else hidden.Parts(cell.source)
+            parts = hidden.Parts(cell.source)
+            if cell.role == "test":
+                parts = hidden.parts_of(cell.source, self._job.hidden_marks)
             well = self._run_check(
                 tester, cell, parts.visible, done, keeps=parts.goes_on, ends=not parts.hidden
             )

@@ -1,6 +1,6 @@
 """The parts of a check that students do not see: told apart, so that they can run later.
 
-See: nbgrader's `ClearHiddenTests`, whose marks these are.
+See: nbgrader's `ClearHiddenTests`, whose marks these are; a course may choose others.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import ast
 import builtins
 from dataclasses import dataclass
 
+from cnlab.grading.job import HIDDEN_MARKS
+
 BUILTINS = frozenset(dir(builtins))
-BEGIN, END = "BEGIN HIDDEN TESTS", "END HIDDEN TESTS"
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class Parts:
     goes_on: bool = False
 
 
-def parts_of(source: str) -> Parts:
+def parts_of(source: str, hidden_marks: tuple[str, str] = HIDDEN_MARKS) -> Parts:
     """Tell the parts of a check apart; each keeps its line numbers."""
-    lines = source.splitlines()
-    marks = _hidden_lines(lines)
+    lines = source.split("\n")
+    marks = hidden_lines(source, hidden_marks)
     if not any(marks):
         return Parts(source)
     visible = "\n".join("#" if hidden else line for line, hidden in zip(lines, marks, strict=True))
@@ -43,13 +44,21 @@ def parts_of(source: str) -> Parts:
     return Parts("" if is_left_open else visible, source)
 
 
-def _hidden_lines(lines: list[str]) -> list[bool]:
-    marks, inside = [], False
-    for line in lines:
-        inside = inside or BEGIN in line
-        marks.append(inside)
-        inside = inside and END not in line
-    return marks
+def hidden_lines(source: str, hidden_marks: tuple[str, str] = HIDDEN_MARKS) -> list[bool]:
+    """Say for each line whether students do not get it, as nbgrader decides when it takes them out."""
+    begin, end = hidden_marks
+    hidden, inside = [], False
+    for line in source.split("\n"):
+        is_mark = begin in line or end in line
+        inside = begin in line or (inside and end not in line)
+        hidden.append(inside or is_mark)
+    return hidden
+
+
+def is_apart(source: str, first: int) -> bool:
+    """Whether all lines before the one at index `first` have run when it begins, and do not run again."""
+    lines = source.split("\n")
+    return _stands_alone("\n".join(lines[:first])) and _stands_alone("\n".join(lines[first:]))
 
 
 def _stands_alone(source: str) -> bool:

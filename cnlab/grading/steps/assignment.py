@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from cnlab.grading.job import Job
 from cnlab.grading.limits import Limits
-from cnlab.grading.steps.course import Course
+from cnlab.grading.steps.course import Course, CourseError
+from cnlab.grading.steps.display import hidden_marks
 from cnlab.grading.steps.repair import Master, Repaired
 from cnlab.grading.steps.submission import Sizes, read_submission
 
@@ -34,6 +35,7 @@ class Assignment:
     theirs: frozenset[str]  # files that students may hand in changed
     limits: Mapping[str, float]
     needs: Mapping[str, "Needs"]  # by notebook
+    hidden_marks: tuple[str, str]
     sha256: str
 
     @classmethod
@@ -48,9 +50,9 @@ class Assignment:
         excluded = course.config.Autograde.get("exclude_overwriting", {}).get(name, ())
         limits = Limits.from_dict(_limits(course, name)).to_dict()
         needs = {master.name: _needs(notebooks.get(master.name, {}), master) for master in masters}
-        return cls(
-            name, masters, files, frozenset(excluded), limits, needs, _digest(masters, files, limits, needs)
-        )
+        marks = hidden_marks(course.config)
+        sha256 = _digest(masters, files, {"limits": limits, "marks": marks}, needs)
+        return cls(name, masters, files, frozenset(excluded), limits, needs, marks, sha256)
 
     @property
     def machine(self) -> Literal["host", "cnlab"]:
@@ -90,6 +92,7 @@ class Assignment:
             accept=tuple(accept),
             imports=needs.imports,
             names=needs.names,
+            hidden_marks=self.hidden_marks,
             modules={name: data.decode(errors="replace") for name, data in modules.items()},
         )
 
@@ -130,7 +133,14 @@ def _limits(course: Course, name: str) -> dict[str, Any]:
     timeout = course.config.Execute.get("timeout")
     settings = course.config.Sandbox
     own = {"cell_s": float(timeout)} if timeout else {}
-    return own | dict(settings.get("limits", {})) | dict(settings.get("limits_of", {}).get(name, {}))
+    of_all, of_some = settings.get("limits", {}), settings.get("limits_of", {})
+    of_this = of_some.get(name, {}) if isinstance(of_some, Mapping) else of_some
+    for setting, value in {"limits": of_all, "limits_of": of_this}.items():
+        if not isinstance(value, Mapping):
+            raise CourseError(
+                f"c.Sandbox.{setting}: {value!r}: expected a dictionary such as {{'cell_s': 120}}"
+            )
+    return own | dict(of_all) | dict(of_this)
 
 
 def _needs(source: Mapping[str, Any], master: Master) -> Needs:
@@ -173,10 +183,10 @@ def _defined(node: ast.stmt) -> Iterator[str]:
 def _digest(
     masters: Iterable[Master],
     files: Mapping[str, bytes],
-    limits: Mapping[str, float],
+    settings: Mapping[str, object],
     needs: Mapping[str, Needs],
 ) -> str:
-    digest = hashlib.sha256(repr(sorted(limits.items())).encode())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for master in masters:
         digest.update(repr((master.name, needs[master.name], dict(master.metadata))).encode())
         for cell in master.cells:

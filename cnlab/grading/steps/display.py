@@ -19,9 +19,12 @@ from typing import Any
 
 import bleach  # type: ignore[import-untyped]
 import nbconvert.preprocessors
-from traitlets import Bool, Unicode
+from traitlets import Bool, Unicode, default
+from traitlets.config import Config
 
-BEGIN, END = "BEGIN HIDDEN TESTS", "END HIDDEN TESTS"  # nbgrader's defaults
+from cnlab.grading.attempt.hidden import hidden_lines, is_apart
+from cnlab.grading.job import HIDDEN_MARKS
+
 SEALED = "cnlab"
 """The key in a cell's metadata."""
 
@@ -109,24 +112,27 @@ class HiddenRegion:
     visible: str
 
 
+def hidden_marks(config: Config) -> tuple[str, str]:
+    """Return what marks hidden tests in a course of these settings; nbgrader spells them so."""
+    settings, (begin, end) = config.ClearHiddenTests, HIDDEN_MARKS
+    return settings.get("begin_test_delimeter", begin), settings.get("end_test_delimeter", end)
+
+
 @cache
-def hidden_region(source: str, begin: str = BEGIN, end: str = END) -> HiddenRegion | None:
+def hidden_region(source: str, marks: tuple[str, str] = HIDDEN_MARKS) -> HiddenRegion | None:
     """Find the hidden tests in a cell's source."""
-    if begin not in source:
+    hidden = hidden_lines(source, marks)
+    if not any(hidden):
         return None
     lines, texts, visible = set(), set(), []
-    is_hidden = False
-    for number, line in enumerate(source.split("\n"), start=1):
-        if begin in line:
-            is_hidden = True
-            visible.append(line[: len(line) - len(line.lstrip())] + _HIDDEN)
-        if is_hidden:
-            lines.add(number)
-            texts.add(line.strip())
-        else:
+    for number, (line, is_hidden) in enumerate(zip(source.split("\n"), hidden, strict=True), start=1):
+        if not is_hidden:
             visible.append(line)
-        if end in line:
-            is_hidden = False
+            continue
+        if number - 1 not in lines:
+            visible.append(line[: len(line) - len(line.lstrip())] + _HIDDEN)
+        lines.add(number)
+        texts.add(line.strip())
     shown = {line.strip() for line in visible}
     return HiddenRegion(frozenset(lines), frozenset(texts - shown - {""}), "\n".join(visible))
 
@@ -137,31 +143,30 @@ def seal(
     status: str = "",
     shown: int | None = None,
     line: int = 0,
-    begin: str = BEGIN,
-    end: str = END,
+    marks: tuple[str, str] = HIDDEN_MARKS,
 ) -> None:
     """Hide the hidden tests of a check that has run, in place; a cell that has none stays as it is.
+
+    All that came once they had begun is hidden, also what a visible line said: they may have told it.
 
     Args:
         cell: a code cell of the notebook, as JSON has it.
         status: how it went: ``ok``, ``failed``, ``timeout``, ...; empty if only its outputs can tell.
         shown: how many of its outputs came before the hidden tests ran; None if that is not known.
         line: where in the cell it failed; 0 if that is not known.
-        begin: what marks the first line of hidden tests.
-        end: what marks the last.
+        marks: what stands in the first and in the last line of hidden tests.
     """
-    region = hidden_region(cell["source"], begin, end)
+    region = hidden_region(cell["source"], marks)
     if region is None or cell["cell_type"] != "code":
         return
     outputs = cell["outputs"]
     whole = {"source": cell["source"], "outputs": copy.deepcopy(outputs)}
     if shown is None:
-        shown = len(outputs) if 0 < line < min(region.lines) else 0
+        first = min(region.lines)
+        shown = len(outputs) if 0 < line < first and is_apart(cell["source"], first - 1) else 0
     kept = [_without(output, region) for output in outputs[:shown]]
     for output in outputs[shown:]:
-        if output["output_type"] == "error" and line and line not in region.lines:
-            kept.append(_without(output, region))
-        elif output["output_type"] == "error":
+        if output["output_type"] == "error":
             kept.append(_failure(_SAYS.get(status, "a hidden check failed")))
             whole["message"] = f"{output['ename']}: {output['evalue']}".rstrip(": ")
         elif _is_number(output):
@@ -223,19 +228,23 @@ class SealHiddenTests(nbconvert.preprocessors.Preprocessor):
 
     enabled = Bool(True).tag(config=True)
     show_messages = Bool(False, help="Show what hidden checks said when they failed").tag(config=True)
-    begin_test_delimeter = Unicode(BEGIN).tag(config=True)  # nbgrader spells it so
-    end_test_delimeter = Unicode(END).tag(config=True)
+    begin_test_delimeter = Unicode(help="By default that of ClearHiddenTests").tag(config=True)
+    end_test_delimeter = Unicode(help="By default that of ClearHiddenTests").tag(config=True)
+
+    @default("begin_test_delimeter")
+    def _begin(self) -> str:
+        return hidden_marks(self.config)[0]
+
+    @default("end_test_delimeter")
+    def _end(self) -> str:
+        return hidden_marks(self.config)[1]
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
         """Seal a cell; called by nbconvert for each."""
         if cell.cell_type == "code" and cell.metadata.get("nbgrader", {}).get("grade"):
             if SEALED not in cell.metadata:
-                seal(
-                    cell,
-                    line=_line_in_ipython(cell.outputs),
-                    begin=self.begin_test_delimeter,
-                    end=self.end_test_delimeter,
-                )
+                marks = self.begin_test_delimeter, self.end_test_delimeter
+                seal(cell, line=_line_in_ipython(cell.outputs), marks=marks)
             if self.show_messages:
                 with_message(cell)
         return _as_nodes(cell), resources

@@ -1,6 +1,6 @@
 """What is remembered of each graded submission, beside what nbgrader's gradebook has a place for.
 
-Interface: `Journal`, `write`, `read`, `read_all`. One JSON file a submission, in
+Interface: `Journal`, `write`, `read`, `read_all`, `make_private`. One JSON file a submission, in
 ``.cnlab/runs/ASSIGNMENT/STUDENT.json`` of the course. It is written last and in one step: a submission that
 has a journal is finished, one that has none is graded again by the next run.
 """
@@ -45,11 +45,20 @@ class Journal:
 
 def write(course: Course, journal: Journal) -> None:
     """Write a journal in one step: whoever reads sees the old one or the new one."""
+    make_private(course)
     path = _path(course, journal.assignment, journal.student)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".new")
     beside.write_text(json.dumps(dataclasses.asdict(journal), indent=1, ensure_ascii=True))
     beside.replace(path)
+
+
+def make_private(course: Course) -> None:
+    """Make the directory that students' marks and hidden messages lie in, and keep others out of it."""
+    course.private.mkdir(parents=True, exist_ok=True)
+    mode = 0o2770 if course.coursedir.groupshared else 0o700
+    if course.private.stat().st_uid == os.geteuid():  # else it is for a colleague to do
+        course.private.chmod(mode)
 
 
 def remove(course: Course, assignment: str, student: str) -> None:

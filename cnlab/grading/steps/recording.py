@@ -69,6 +69,7 @@ class Recorder:
         self._assignment = assignment
         self._books = books
         self._accept = tuple(accept)
+        journal.make_private(course)
         self._staging = course.private / "staging" / "autograded" / assignment.name
         shutil.rmtree(self._staging, ignore_errors=True)  # of a run that was killed
 
@@ -103,7 +104,7 @@ class Recorder:
             student,
             sum(score.score or 0 for score in scores),
             sum(score.points for score in scores),
-            tuple(pending.notes),
+            (*pending.notes, *_stopped(pending, marks)),
         )
 
     def _failed(self, pending: Pending, error: str) -> Outcome:
@@ -122,12 +123,9 @@ class Recorder:
 
     def _seal(self, notebook: dict[str, Any], result: Result | None) -> None:
         """Leave what may be shown to the student, for nbgrader's feedback is made of it."""
-        clear = self._course.config.ClearHiddenTests
-        markers = {
-            "begin": clear.get("begin_test_delimeter", display.BEGIN),
-            "end": clear.get("end_test_delimeter", display.END),
-        }
+        marks = display.hidden_marks(self._course.config)
         ran = {cell.index: cell for cell in result.cells} if result else {}
+        sent = json.loads(result.notebook)["cells"] if result else ()
         for index, cell in enumerate(notebook["cells"]):
             claims = cell["metadata"].get("nbgrader", {})
             if cell["cell_type"] != "code":
@@ -135,7 +133,9 @@ class Recorder:
                     cell["source"] = display.harmless_text(cell["source"], cell.get("attachments", ()))
             elif claims.get("grade"):
                 how = ran.get(index, CellResult(index, "", "skipped"))
-                display.seal(cell, status=how.status, shown=how.shown, line=how.line, **markers)
+                left_out = len(sent[index]["outputs"]) - len(cell["outputs"]) if sent else 0
+                shown = max(0, how.shown - left_out)  # the settings may leave some out, no matter which
+                display.seal(cell, status=how.status, shown=shown, line=how.line, marks=marks)
 
     def _staged(self, pending: Pending, notebooks: Mapping[str, dict[str, Any]]) -> Path:
         """Write the autograded directory beside its place."""
@@ -182,11 +182,20 @@ class Recorder:
             ),
             events=tuple(asdict(event) for result in results for event in result.events),
             repairs=tuple(pending.notes),
-            notes=tuple(note for result in results for note in result.notes),
+            notes=(*(note for result in results for note in result.notes), *_stopped(pending, marks)),
             accepted=self._accept,
             notebooks=tuple(master.name for master in self._assignment.masters),
             error=error,
         )
+
+
+def _stopped(pending: Pending, marks: Mapping[str, Marks]) -> Iterator[str]:
+    """Say which cells that give no points were stopped, or ended their process; checks say so themselves."""
+    for name, result in pending.results.items():
+        graded = marks[name].scores if name in marks else {}
+        for cell in result.cells:
+            if cell.status in ("timeout", "died") and cell.grade_id not in graded:
+                yield cell.message
 
 
 def _entries(notebook: str, marks: Marks, result: Result | None, unreadable: str) -> Iterator[dict[str, Any]]:

@@ -52,6 +52,21 @@ def test_two_hidden_ends_are_both_hidden():
     assert parts_of(source).goes_on
 
 
+def test_course_may_choose_its_own_marks():
+    """Then nbgrader takes out what stands between those, and nothing else."""
+    source = lines("x = 1", "# FROM HERE", "assert x", "# TO HERE", BEGIN)
+
+    assert parts_of(source, ("FROM HERE", "TO HERE")).visible == lines("x = 1", "#", "#", "#", BEGIN)
+    assert parts_of(source).visible == lines("x = 1", "# FROM HERE", "assert x", "# TO HERE", "#")
+
+
+def test_lines_are_those_of_python():
+    """A form feed in a text begins no line, so that all who count lines come to the same."""
+    source = lines("x = 'a\x0cb\x85c\u2028d'", BEGIN, "assert x", END)
+
+    assert parts_of(source).visible.split("\n")[1:] == ["#"] * 3
+
+
 def test_wholly_hidden_check_has_nothing_to_see():
     """A cell of hidden tests alone."""
     parts = parts_of(lines(BEGIN, "assert f(1)", END))

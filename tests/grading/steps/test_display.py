@@ -100,6 +100,38 @@ def test_visible_failure_keeps_its_message_and_loses_hidden_lines() -> None:
     assert cell["outputs"] == [error("expected 1, got 2", *trace[:2])]
 
 
+def test_visible_line_below_hidden_tests_tells_nothing_of_them() -> None:
+    """What it says may be what they have prepared."""
+    source = SOURCE.replace("assert f(7919) == 42", "cases += [7919]").replace("f(2)", "f(cases[-1])")
+    cell = check(stream("called with 7919"), error("expected f(7919) to be 2", "7919"), source=source)
+    seal(cell, status="failed", shown=0, line=5)
+
+    assert "7919" not in shown(cell)
+    assert [output["evalue"] for output in cell["outputs"]] == ["a hidden check failed"]
+
+
+def test_line_above_hidden_tests_in_a_loop_may_have_run_after_them() -> None:
+    """In a notebook that nbgrader ran, only the line says how far the cell had come."""
+    source = "for x in (1, 2):\n    f(x)\n    ### BEGIN HIDDEN TESTS\n    f(7919)\n    ### END HIDDEN TESTS"
+    cell = check(stream("called with 7919"), error("f(2) after f(7919)"), source=source)
+    seal(cell, line=2)
+
+    assert "7919" not in shown(cell)
+
+
+def test_marks_of_the_course_count_in_feedback_too() -> None:
+    """They are set in one place, for nbgrader's release."""
+    config = Config()
+    config.ClearHiddenTests.begin_test_delimeter = "HIDE FROM"
+    config.ClearHiddenTests.end_test_delimeter = "HIDE TO"
+    source = SOURCE.replace("BEGIN HIDDEN TESTS", "HIDE FROM").replace("END HIDDEN TESTS", "HIDE TO")
+    cell = nbformat.from_dict(check(stream("7919"), error("f(7919)"), source=source))
+    sealed, _ = SealHiddenTests(config=config).preprocess_cell(cell, {}, 0)
+
+    assert "7919" not in shown(sealed)
+    assert "a hidden check failed" in shown(sealed)
+
+
 def test_traceback_of_ipython_tells_where_a_check_failed() -> None:
     """So that feedback of notebooks that nbgrader itself ran keeps visible messages too."""
     sealing = SealHiddenTests()
