@@ -25,12 +25,12 @@ from cnlab.errors import CnlabError
 from cnlab.grading.steps.course import Course
 from cnlab.grading.steps.directories import locked, put
 from cnlab.grading.steps.display import SealHiddenTests
+from cnlab.grading.steps.journal import make_private
 
 _TO_FETCH_IT = ("timestamp.txt", "submission_secret.txt")  # by these a student's own page is found
 
 _SCRIPT_FROM_AFAR = re.compile(r'<script src="https?://[^"]*">\s*</script>')
-"""MathJax, in nbconvert's template: a page without formulas need not tell a stranger that it is read."""
-_FORMULA = re.compile(r"\$|\\\\begin|text/latex")
+"""MathJax, in nbgrader's template: no stranger need be told that a page is read. Formulas stay as typed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,10 @@ def write_feedback(
     graded = course.students(assignment, "autograded")
     if missing := sorted(set(students) - set(graded)):
         raise CnlabError(f"nothing of `{assignment}` by `{missing[0]}` was graded: autograde it first")
+    if not graded:
+        raise CnlabError(f"nothing of `{assignment}` was graded: run `cnlab grade autograde {assignment}`")
     with locked(course.private, f"the course in {course.root}"):
+        make_private(course)
         converter = _converter(course, assignment, show_messages)
         for student in students or graded:
             try:
@@ -127,9 +130,7 @@ def _rendered(course: Course, converter: Any, assignment: str, student: str) -> 
         for notebook in sorted(autograded.glob("*.ipynb")):
             resources = converter.init_single_notebook_resources(str(notebook))
             page, _ = converter.exporter.from_filename(str(notebook), resources=resources)
-            if not _FORMULA.search(notebook.read_text()):
-                page = _SCRIPT_FROM_AFAR.sub("", page)
-            (staged / f"{notebook.stem}.html").write_text(page)
+            (staged / f"{notebook.stem}.html").write_text(_SCRIPT_FROM_AFAR.sub("", page))
     for name in _TO_FETCH_IT:
         if (autograded / name).is_file():
             shutil.copyfile(autograded / name, staged / name)
