@@ -107,7 +107,7 @@ class Autograding:
                 self._ready.append(Outcome(student, error=f"{type(error).__name__}: {error}"))
                 continue
             if not pending.notebooks:
-                self._ready.append(self._recorder.finish(pending))
+                self._ready.append(self._finished(pending))
                 continue
             self._pending[str(number)] = pending
             files = self._assignment.files_with(
@@ -144,11 +144,22 @@ class Autograding:
 
     def _took(self, result: Result) -> Iterator[Outcome]:
         number, _, name = result.key.partition("/")
-        pending = self._pending[number]
+        pending = self._pending.get(number)
+        if pending is None or name not in pending.notebooks:
+            raise CnlabError(f"a worker has sent what nobody has asked for: {result.key!a}")
         pending.results[name] = result
         if pending.is_done:
             del self._pending[number]
-            yield self._recorder.finish(pending)
+            yield self._finished(pending)
+
+    def _finished(self, pending: Pending) -> Outcome:
+        """Record what came of a submission; where not even a failure can be recorded, the others go on."""
+        try:
+            return self._recorder.finish(pending)
+        except CnlabError as error:
+            return Outcome(pending.student, error=str(error))
+        except Exception as error:
+            return Outcome(pending.student, error=f"{type(error).__name__}: {error}")
 
 
 def _closable(results: Iterator[Result]) -> Any:

@@ -40,7 +40,10 @@ def main(options: Options) -> int:
     try:
         from cnlab.grading.steps.course import Course
 
-        return step(Course.load(options.course), options)
+        course = Course.load(options.course)
+        if options.step != "release":  # which makes it
+            course.require_gradebook()
+        return step(course, options)
     except (CnlabError, OSError) as error:
         _warn(f"cnlab grade {options.step}: {error}")
         for note in getattr(error, "__notes__", ()):
@@ -74,6 +77,10 @@ def _autograde(course: "Course", options: Options) -> int:
     from cnlab.grading.workers import pool
 
     assignment = Assignment.load(course, options.assignment)
+    if not course.students(assignment.name):
+        raise CnlabError(
+            f"nobody has handed in `{assignment.name}`: collect it, or see whether {course.root} is right"
+        )
     run = Autograding(
         course,
         assignment,
@@ -112,7 +119,7 @@ def _show(run: "Autograding", runner: "Callable[[Iterable[Job]], Iterator[Result
             (failed if outcome.error else graded).append(outcome)
     print(f"graded {len(graded)} of {_count(run.students)}")
     if run.outdated:
-        print(f"{len(run.outdated)} were graded with other checks: --only-changed grades them again")
+        print(f"{len(run.outdated)} were graded with other checks: --only-changed grades these as well")
     for outcome in sorted(graded, key=lambda outcome: outcome.student):
         if outcome.notes:
             print(f"{outcome.student}: {'; '.join(outcome.notes)}")
@@ -125,7 +132,10 @@ def _feedback(course: "Course", options: Options) -> int:
     from cnlab.grading.steps.feedback import Pages, send_feedback, write_feedback
     from cnlab.grading.steps.progress import progress
 
-    students = options.student or course.students(options.assignment, "autograded")
+    graded = course.students(options.assignment, "autograded")
+    if not graded:
+        raise CnlabError(f"nothing of `{options.assignment}` has been graded in {course.root}")
+    students = options.student or graded
     pages = write_feedback(
         course,
         options.assignment,
@@ -239,9 +249,10 @@ def _for_autograde(parser: argparse.ArgumentParser) -> None:
     again.add_argument(
         "--only-changed",
         action="store_true",
-        help="grade again what was graded with other checks, files or limits",
+        help="grade what is new, and again what was graded with other checks, files or limits, and no more",
     )
     again.add_argument("--force", action="store_true", help="grade all again")
+    parser.epilog = "Without an option: only what is new, that is, not graded yet or handed in again."
 
 
 def _for_feedback(parser: argparse.ArgumentParser) -> None:

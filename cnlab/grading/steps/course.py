@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,9 @@ class Course:
 
         By default that is the working directory if it has an `nbgrader_config.py`, else the checkout's
         `grading`.
+
+        Raises:
+            CourseError: there are no settings, or they cannot be read to their end.
         """
         from nbgrader.apps.baseapp import NbGrader
 
@@ -51,10 +55,16 @@ class Course:
         here = directory or (Path.cwd() if Path(SETTINGS).exists() else DESK)
         if not here.is_dir():
             raise CourseError(f"there is no directory {here}")
+        if not (here / SETTINGS).is_file():
+            raise CourseError(f"there is no {SETTINGS} in {here}: --course names the directory that has one")
         with contextlib.chdir(here):
             app = NbGrader()
             app.log_level = 40  # ERROR: what nbgrader remarks on its way is not what we say
-            app.initialize([])
+            app.raise_config_file_errors = True
+            try:
+                app.initialize([])
+            except Exception as error:  # whatever is written there; half of it would be other settings
+                raise CourseError(f"{_place_of(error, here / SETTINGS)}: {_said_by(error)}") from error
             return cls(app.config, app.coursedir)
 
     @property
@@ -124,12 +134,50 @@ class Course:
 
     @contextlib.contextmanager
     def gradebook(self) -> "Iterator[Gradebook]":
-        """Open nbgrader's gradebook."""
+        """Open nbgrader's gradebook.
+
+        Raises:
+            CourseError: it is locked, or is none.
+        """
         from nbgrader.api import Gradebook
 
         self.root.mkdir(parents=True, exist_ok=True)
-        with Gradebook(self.db_url, self.course_id) as gradebook:
+        with self.readable_gradebook(), Gradebook(self.db_url, self.course_id) as gradebook:
             yield gradebook
+
+    @contextlib.contextmanager
+    def readable_gradebook(self) -> Iterator[None]:
+        """Say in one line what is wrong with the gradebook, where a block cannot read or write it."""
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except SQLAlchemyError as error:
+            reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+            is_locked = "locked" in reason
+            cure = ": close the other program that writes to it, and try again" if is_locked else ""
+            raise CourseError(
+                f"the gradebook {self._gradebook_file or 'of nbgrader'}: {reason}{cure}"
+            ) from error
+
+    def require_gradebook(self) -> None:
+        """Go on only if there is a gradebook; opening it would make an empty one.
+
+        Raises:
+            CourseError: there is none.
+        """
+        if self._gradebook_file and not self._gradebook_file.is_file():
+            raise CourseError(
+                f"there is no gradebook {self._gradebook_file}: run `cnlab grade release` first"
+            )
+
+    @property
+    def _gradebook_file(self) -> Path | None:
+        """The file of the gradebook, where it is not on a server."""
+        from sqlalchemy import make_url
+
+        url = make_url(self.db_url)
+        return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
     def masters(self, assignment: str) -> tuple[Master, ...]:
         """Return the assignment's notebooks as they were released, with their hidden tests.
@@ -173,6 +221,25 @@ def _find_programs_of_nbgrader() -> None:
     own = os.path.dirname(sys.executable)
     if own not in os.get_exec_path():
         os.environ["PATH"] = os.pathsep.join([own, *os.get_exec_path()])
+
+
+def _place_of(error: BaseException, settings: Path) -> str:
+    """Return the line of the settings at which an error arose."""
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _is(frame.filename, settings)
+    ]
+    if isinstance(error, SyntaxError) and error.filename and _is(error.filename, settings):
+        lines.append(error.lineno)
+    return f"{settings}, line {lines[-1]}" if lines else str(settings)
+
+
+def _is(filename: str, settings: Path) -> bool:
+    return Path(filename).resolve() == settings.resolve()
+
+
+def _said_by(error: BaseException) -> str:
+    text = (error.msg if isinstance(error, SyntaxError) else str(error)).partition("\n")[0]
+    return f"{type(error).__name__}: {text}"
 
 
 def _grade_id(cell: "NotebookNode") -> str:

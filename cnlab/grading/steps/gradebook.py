@@ -46,7 +46,8 @@ class Books:
         self._course = course
 
     def __enter__(self) -> Self:
-        self._gradebook = Gradebook(self._course.db_url, self._course.course_id)
+        with self._course.readable_gradebook():
+            self._gradebook = Gradebook(self._course.db_url, self._course.course_id)
         self._gradebook.engine.dispose()
         self._gradebook.engine = _engine(self._course.db_url)
         return self
@@ -58,17 +59,22 @@ class Books:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Gradebook]:
-        """Hand out the gradebook; what was done to it is kept when the block ends well."""
+        """Hand out the gradebook; what was done to it is kept when the block ends well.
+
+        Raises:
+            CourseError: the gradebook is locked, or cannot be written.
+        """
         factory = sessionmaker(
             class_=_OneTransaction, bind=self._gradebook.engine, autoflush=False, expire_on_commit=False
         )
         session = scoped_session(factory)
         self._gradebook.db = session
-        try:
-            yield self._gradebook
-            session().commit_all()
-        finally:
-            session.remove()  # rolls back what was not committed
+        with self._course.readable_gradebook():
+            try:
+                yield self._gradebook
+                session().commit_all()
+            finally:
+                session.remove()  # rolls back what was not committed
 
 
 def _engine(url: str) -> sqlalchemy.Engine:

@@ -3,18 +3,23 @@
 import contextlib
 import logging
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from nbgrader.converters import GenerateAssignment
 from nbgrader.converters.base import NbGraderException
+from nbgrader.coursedir import CourseDirectory
 from nbgrader.exchange import ExchangeError
 from nbgrader.exchange.default import ExchangeReleaseAssignment
 
 from cnlab.errors import CnlabError
 from cnlab.grading.steps import arrivals
 from cnlab.grading.steps.course import Course
-from cnlab.grading.steps.directories import locked
+from cnlab.grading.steps.directories import locked, put
+
+_NAMES_ERROR = re.compile(r"[A-Za-z_][\w.]*: ")
 
 
 def release(course: Course, assignment: str, *, to_exchange: bool | None = None) -> Iterator[str]:
@@ -32,6 +37,7 @@ def release(course: Course, assignment: str, *, to_exchange: bool | None = None)
         raise CnlabError(f"there is no assignment in {course.source(assignment)}")
     with locked(course.private, f"the course in {course.root}"):
         _generate(course, assignment)
+        course.coursedir.assignment_id = assignment
         yield f"made {course.release(assignment)}"
         exchange = ExchangeReleaseAssignment(coursedir=course.coursedir, config=course.config)
         has_exchange = os.access(exchange.root, os.W_OK)
@@ -47,26 +53,42 @@ def release(course: Course, assignment: str, *, to_exchange: bool | None = None)
 
 
 def _generate(course: Course, assignment: str) -> None:
-    course.coursedir.assignment_id = assignment
-    converter = GenerateAssignment(coursedir=course.coursedir, config=course.config)
+    """Make it beside its place, so that what was released before stays where this cannot be made."""
+    staging = course.private / "staging" / "release"
+    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    converter = GenerateAssignment(coursedir=_beside(course, staging, assignment), config=course.config)
     converter.force = True
     reason = _Reason()
-    with _heard_by(reason, converter.log):
-        try:
+    try:
+        with _heard_by(reason, converter.log), course.readable_gradebook():
             converter.start()
-        except NbGraderException as error:
-            raise CnlabError(f"nbgrader cannot make `{assignment}`: {reason.text or error}") from None
+        put(staging / assignment, course.release(assignment))
+    except NbGraderException as error:
+        raise CnlabError(f"nbgrader cannot make `{assignment}`: {reason.text or error}") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _beside(course: Course, staging: Path, assignment: str) -> CourseDirectory:
+    """The same directories, but for that of releases."""
+    ours = course.coursedir
+    coursedir = CourseDirectory(config=course.config)
+    coursedir.root, coursedir.db_url = ours.root, ours.db_url
+    coursedir.release_directory = str(staging.absolute())
+    coursedir.assignment_id = assignment
+    return coursedir
 
 
 class _Reason(logging.Handler):
-    """The last line of the traceback that nbgrader logs where it could raise."""
+    """The line that names the error in the traceback that nbgrader logs where it could raise."""
 
     text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage().strip()
         if record.levelno >= logging.ERROR and message.startswith("Traceback"):
-            self.text = message.splitlines()[-1]
+            lines = message.splitlines()
+            self.text = next((line for line in reversed(lines) if _NAMES_ERROR.match(line)), lines[-1])
 
 
 @contextlib.contextmanager

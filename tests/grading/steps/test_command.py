@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pty
 import shutil
+import sqlite3
 import termios
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nbformat
@@ -15,6 +18,9 @@ import pytest
 from grading.problem_set import NAME, answered, cell_of, make_course, source, submit
 
 from cnlab.cli import main
+from cnlab.grading.job import Job, Result
+from cnlab.grading.steps.assignment import Assignment
+from cnlab.grading.steps.autograde import Autograding
 from cnlab.grading.steps.course import Course, CourseError
 from cnlab.grading.steps.progress import _Log, progress
 
@@ -124,6 +130,166 @@ def test_unknown_directory_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
 
     assert code == 1
     assert capsys.readouterr().err == f"cnlab grade autograde: there is no directory {tmp_path / 'none'}\n"
+
+
+STEPS = ("release", "collect", "autograde", "feedback", "report", "export", "validate")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_directory_without_settings_is_no_course(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], step: str
+) -> None:
+    """A slip of the pen would make a gradebook in /etc."""
+    code = main(["grade", step, NAME, "--course", str(tmp_path)])
+
+    assert code == 1
+    assert f"there is no nbgrader_config.py in {tmp_path}" in one_line(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", STEPS[1:])
+def test_only_release_makes_a_gradebook(
+    course: Course, capsys: pytest.CaptureFixture[str], step: str
+) -> None:
+    """Elsewhere its absence says that this is the wrong directory."""
+    gradebook = course.root / "gradebook.db"
+    gradebook.unlink()
+    code = grade(course, step, NAME)
+
+    assert code == 1
+    assert f"there is no gradebook {gradebook}" in one_line(capsys)
+    assert not gradebook.exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("c.Sandbox.limits = (", ", line 6: SyntaxError: '(' was never closed"),
+        ("c.Sandbox.limits = later", ", line 6: NameError: name 'later' is not defined"),
+    ],
+)
+def test_settings_that_cannot_be_read_stop_the_step(
+    course: Course, capsys: pytest.CaptureFixture[str], line: str, said: str
+) -> None:
+    """What follows in the file may be the root of the course, or the limits of the sandbox."""
+    settings = course.root / "nbgrader_config.py"
+    settings.write_text(settings.read_text().rstrip() + f"\n{line}\n")
+    code = grade(course, "autograde", NAME)
+
+    assert code == 1
+    assert one_line(capsys) == f"cnlab grade autograde: {settings}{said}\n"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["limits = [1]", "limits_of = [1]", f"limits_of = {{{NAME!r}: 1}}"],
+    ids=["all", "some", "this"],
+)
+def test_limits_of_another_type_are_named(
+    course: Course, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    """As wrong numbers are."""
+    with (course.root / "nbgrader_config.py").open("a") as settings:
+        settings.write(f"c.Sandbox.{setting}\n")
+    code = grade(course, "autograde", NAME)
+
+    assert code == 1
+    assert "expected a dictionary such as {'cell_s': 120}" in one_line(capsys)
+
+
+@pytest.mark.parametrize("step", ["autograde", "report", "export", "validate"])
+def test_file_that_is_no_gradebook_is_named(
+    course: Course, capsys: pytest.CaptureFixture[str], step: str
+) -> None:
+    """In one line, by every step that opens it."""
+    (course.root / "gradebook.db").write_text("no database " * 1000)
+    code = grade(course, step, NAME)
+
+    assert code == 1
+    assert f"the gradebook {course.root}/gradebook.db: file is not a database" in one_line(capsys)
+
+
+@contextlib.contextmanager
+def held(gradebook: Path) -> Iterator[None]:
+    """Hold the gradebook as another program does in the middle of writing."""
+    with contextlib.closing(sqlite3.connect(gradebook, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def test_gradebook_that_another_program_holds_is_named(
+    course: Course, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what to do; without a word in the settings nbgrader waits for it for five seconds."""
+    with (course.root / "nbgrader_config.py").open("a") as settings:
+        settings.write(f"c.CourseDirectory.db_url = 'sqlite:///{course.root}/gradebook.db?timeout=0.1'\n")
+    with held(course.root / "gradebook.db"):
+        code = grade(course, "export", NAME)
+
+    assert code == 1
+    assert "database is locked: close the other program that writes to it" in one_line(capsys)
+
+
+def test_gradebook_that_stays_locked_while_grading_ends_no_run(
+    course: Course, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the marks nor the failure can be written; who was at it waits for the next run."""
+    monkeypatch.setattr("cnlab.grading.steps.gradebook._LOCK_TIMEOUT_S", 0.1)
+    for student in ("ada", "ben"):
+        submit(course, student, b"no notebook")
+    run = Autograding(course, Assignment.load(course, NAME))
+
+    def no_jobs(jobs: Iterable[Job]) -> Iterator[Result]:
+        with held(course.root / "gradebook.db"):
+            yield from (Result(job.key, job.notebook) for job in jobs)
+
+    outcomes = list(run.run(no_jobs))
+
+    assert [outcome.student for outcome in outcomes] == ["ada", "ben"]
+    assert all("database is locked" in outcome.error for outcome in outcomes)
+    assert Autograding(course, Assignment.load(course, NAME)).students == ["ada", "ben"]
+
+
+def test_release_that_fails_keeps_the_earlier_one(course: Course, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else nothing could be graded until it is mended."""
+    path = course.source(NAME) / f"{NAME}.ipynb"
+    before = (course.release(NAME) / f"{NAME}.ipynb").read_bytes()
+    path.write_text("no notebook")
+    code = grade(course, "release", NAME)
+
+    assert code == 1
+    assert "NotJSONError" in one_line(capsys)
+    assert (course.release(NAME) / f"{NAME}.ipynb").read_bytes() == before
+
+
+def test_release_into_a_broken_gradebook_says_so(course: Course, capsys: pytest.CaptureFixture[str]) -> None:
+    """SQLAlchemy's traceback ends in an advertisement for its pages."""
+    (course.root / "gradebook.db").write_text("no database " * 1000)
+    code = grade(course, "release", NAME)
+
+    assert code == 1
+    assert "file is not a database" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("step", "said"), [("autograde", "nobody has handed in `ps1`"), ("feedback", "nothing of `ps1` has been")]
+)
+def test_nothing_to_do_is_told(
+    course: Course, capsys: pytest.CaptureFixture[str], step: str, said: str
+) -> None:
+    """It is mostly the wrong course, or nothing was collected."""
+    code = grade(course, step, NAME)
+
+    assert code == 1
+    assert said in one_line(capsys)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was said, which has to be one line."""
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1, said
+    return said
 
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "many"])
