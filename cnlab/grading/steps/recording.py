@@ -9,6 +9,7 @@ is killed at any instant and started again ends like one that was not:
 4. write the journal.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 
 from nbgrader import utils
 
+from cnlab.errors import CnlabError
 from cnlab.grading.job import CellResult, Result
 from cnlab.grading.steps import display, journal
 from cnlab.grading.steps.assignment import Assignment
@@ -75,13 +77,18 @@ class Recorder:
 
     def finish(self, pending: Pending) -> Outcome:
         """Give a submission its marks; where that goes wrong, it waits for the next run."""
-        errors = [result.error for result in pending.results.values() if result.error]
-        if errors:
-            return self._failed(pending, errors[0])
+        why = next((result.error for result in pending.results.values() if result.error), "")
         try:
-            return self._graded(pending)
+            if not why:
+                return self._graded(pending)
         except Exception as error:  # a full disk, a result that makes no sense: the others are graded
-            return self._failed(pending, f"{type(error).__name__}: {error}")
+            why = _why(error)
+        try:
+            return self._failed(pending, why)
+        except Exception as error:  # the disk is still full
+            with contextlib.suppress(OSError):
+                journal.remove(self._course, self._assignment.name, pending.student)
+            return Outcome(pending.student, error=f"{why}; this could not be noted: {_why(error)}")
 
     def _graded(self, pending: Pending) -> Outcome:
         student, name = pending.student, self._assignment.name
@@ -108,10 +115,13 @@ class Recorder:
         )
 
     def _failed(self, pending: Pending, error: str) -> Outcome:
-        """Let a submission that could not be run wait in the gradebook, without marks, for the next try."""
+        """Let a submission that could not be run wait for the next try; marks of an earlier run stay."""
         with self._books.transaction() as gradebook:
             gradebook.update_or_create_student(pending.student)
-            gradebook.update_or_create_submission(self._assignment.name, pending.student)
+            submission = gradebook.update_or_create_submission(self._assignment.name, pending.student)
+            rows = [grade for notebook in submission.notebooks for grade in notebook.grades]
+            if any(grade.auto_score is not None for grade in rows):
+                error += " (the gradebook and the formgrader still show the marks of an earlier run)"
         journal.write(self._course, self._journal(pending, {}, error=error))
         return Outcome(pending.student, error=error, notes=tuple(pending.notes))
 
@@ -187,6 +197,10 @@ class Recorder:
             notebooks=tuple(master.name for master in self._assignment.masters),
             error=error,
         )
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, CnlabError) else f"{type(error).__name__}: {error}"
 
 
 def _stopped(pending: Pending, marks: Mapping[str, Marks]) -> Iterator[str]:
