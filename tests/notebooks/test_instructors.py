@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from grading.jobs import check as check_cell
+from grading.jobs import run, student
 
 from cnlab import cli
 from cnlab.grading import check, scoring
@@ -109,6 +112,47 @@ def test_partial_credit_of_the_page_is_given() -> None:
     exec(example.removesuffix("score.earned\n"), names)
 
     assert names["score"].earned == 1
+
+
+ANSWER = """
+class Point:
+    def __init__(self, x, y): self.x, self.y = x, y
+    def __eq__(self, other): return (self.x, self.y) == (other.x, other.y)
+class Box:
+    def __init__(self, items): self.items = items
+    def __len__(self): return len(self.items)
+    def __str__(self): return "Box"
+    def size(self): return len(self)
+    def text(self): return str(self)
+visits, RATE = [0], 1
+def visit(): visits[0] += 1
+def same(x): return x
+def cost(hours, rate=None): return hours * (rate or RATE)
+def ask(read=None): return (read or input)()
+def double(x):
+    "Twice."
+    return 2 * x
+"""
+"""A right answer to all that the page checks."""
+
+
+def habits() -> list[tuple[str, str]]:
+    """Each check that the page warns of, and the one it tells to write."""
+    rows = re.findall(r"^\| `(.+?)` \| `(.+?)` \| \w", GUIDE.read_text(), re.MULTILINE)
+    return [row for row in rows if "assert" in row[0]]
+
+
+def test_checks_of_the_page_hold_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both in one process, where they are written; in two only what the page tells to write."""
+    monkeypatch.setattr(builtins, "input", input)  # one of them replaces it
+    sources = [source for row in habits() for source in row]
+    for source in sources:
+        exec(ANSWER + source, {})
+    ran = run(student(ANSWER), *(check_cell(source, f"check-{n}") for n, source in enumerate(sources)))
+    statuses = [ran.statuses[f"check-{n}"] for n in range(len(sources))]
+
+    assert len(sources) == 16
+    assert statuses == ["failed", "ok"] * 8
 
 
 def test_form_of_a_message_is_the_one_that_is_taken_apart() -> None:
