@@ -17,6 +17,11 @@ def echo(job: Job) -> Result:
     return Result(job.key, job.notebook, notes=(json.dumps(who),))
 
 
+def mistake(job: Job) -> Result:
+    """Answer for another job, as one that is out of step does, or one that wants to."""
+    return dataclasses.replace(echo(job), key="job-1" if job.key == "job-0" else "job-0")
+
+
 def die(job: Job) -> Result:
     """Die as often as the job says; a file beside counts."""
     count = Path(str(job.options.get("count", os.devnull)))

@@ -18,6 +18,7 @@ import hashlib
 import ipaddress
 import itertools
 import platform
+import re
 import select
 import threading
 import uuid
@@ -30,7 +31,7 @@ from typing import Any
 
 from cnlab.errors import CnlabError
 from cnlab.grading.attempt.execution import Job, Result
-from cnlab.grading.workers.worker import ATTEMPTS, Worker, after_deaths, failed
+from cnlab.grading.workers.worker import ATTEMPTS, Worker, after_deaths, failed, result_for
 
 Client = Any  # distributed is typed by halves
 Future = Any
@@ -130,7 +131,7 @@ class _Run:
         """Return what came of a job, or None if it is being tried again."""
         job = self._given.pop(future)
         if future.status == "finished":
-            return Result.from_json(future.result())
+            return result_for(job, future.result())
         if future.status != "error":
             raise ClusterError(
                 "the scheduler has gone: start it, and run this again; it goes on where it stopped"
@@ -153,11 +154,16 @@ def _connect(address: str) -> Client:
     try:
         return open_client(address, timeout=CONNECT_S)
     except (OSError, TypeError, ValueError, RuntimeError) as error:
-        reason = next((line for why in (error.__cause__, error) for line in str(why or "").splitlines()), "")
-        failure = ClusterError(f"connect({address}): {reason or 'nobody answers'}")
+        failure = ClusterError(f"connect({address}): {_reason(error)}")
         if address.startswith(("tls:", "wss:")):
             failure.add_note(f"Hint: Dask takes the certificates from {_TLS}")
         raise failure from None
+
+
+def _reason(error: BaseException) -> str:
+    """Return the last part of Dask's line, which begins with the address of an object in memory."""
+    line = next((line for why in (error.__cause__, error) for line in str(why or "").splitlines()), "")
+    return re.sub(r"^in <.*?>: (\w+: )?", "", line) or "nobody answers"
 
 
 def _require_fit(client: Client, address: str) -> None:
@@ -187,7 +193,9 @@ def _require_same(worker: str, theirs: dict[str, str]) -> None:
 
 def _require_private(address: str) -> None:
     """Go on only if nobody on the way can read what is sent to `address`."""
-    scheme, _, rest = address.rpartition("://")
+    scheme, separator, rest = address.rpartition("://")
+    if not separator and not rest.rpartition(":")[2].isdecimal():
+        raise ClusterError(f"{address!r} is no address of a scheduler: expected tls://HOST:PORT")
     host = rest.rpartition(":")[0].strip("[]")
     is_here = host == "localhost"
     with suppress(ValueError):

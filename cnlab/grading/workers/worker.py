@@ -77,8 +77,7 @@ class Worker:
         text = _receive(self.socket)
         if text is None:
             return None
-        self.given.popleft()
-        return Result.from_json(text)
+        return result_for(self.given.popleft(), text)
 
     def terminate(self) -> None:
         """Ask it to end itself and what it has started."""
@@ -95,6 +94,17 @@ class Worker:
             code = self._process.wait()
         os.close(self.pidfd)
         return code
+
+
+def result_for(job: Job, text: str) -> Result:
+    """Read what came back for a job; another's key would give somebody else's marks."""
+    try:
+        result = Result.from_json(text)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return Result(job.key, job.notebook, error=f"its worker has sent what is no result: {error}")
+    if result.key != job.key:
+        return Result(job.key, job.notebook, error=f"its worker has sent the result of {result.key!a}")
+    return result
 
 
 def after_deaths(result: Result, deaths: int) -> Result:

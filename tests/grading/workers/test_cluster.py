@@ -229,7 +229,7 @@ def test_scheduler_without_workers_is_named(tmp_path: Path, monkeypatch: pytest.
 def test_nobody_at_the_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """One clear line in place of Dask's many."""
     monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
-    with pytest.raises(cluster.ClusterError, match=r"^connect\(tcp://127\.0\.0\.1:9\): "):
+    with pytest.raises(cluster.ClusterError, match=r"^connect\(tcp://127\.0\.0\.1:9\): [^<>]+$"):
         run(jobs(1), "echo", "tcp://127.0.0.1:9")
 
 
@@ -238,6 +238,12 @@ def test_plain_text_over_the_network_is_refused(address: str) -> None:
     """Hidden tests travel to the workers, and who reaches a scheduler can run programs there."""
     with pytest.raises(cluster.ClusterError, match="without encryption"):
         run(jobs(1), "echo", address)
+
+
+def test_word_that_is_no_address_is_named() -> None:
+    """It was said to be without encryption."""
+    with pytest.raises(cluster.ClusterError, match=r"'nonsense' is no address .* expected tls://HOST:PORT"):
+        next(cluster.run(iter(()), "nonsense", runner=""))
 
 
 def test_cluster_with_certificates_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

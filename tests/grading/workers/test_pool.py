@@ -19,6 +19,7 @@ from cnlab.clock import wait_until
 from cnlab.errors import InvalidValue
 from cnlab.grading.attempt.execution import Job, Result
 from cnlab.grading.workers import pool
+from cnlab.grading.workers.worker import result_for
 
 RUNNERS = "grading.stand_in_runners"
 
@@ -49,6 +50,26 @@ def test_every_job_is_done_once() -> None:
     results = run(jobs(30), "echo")
 
     assert sorted(result.key for result in results) == sorted(job.key for job in jobs(30))
+
+
+def test_result_of_another_job_is_nobodys() -> None:
+    """Its key would write another student's marks."""
+    results = run(jobs(2), "mistake")
+
+    assert {result.key: result.error for result in results} == {
+        "job-0": "its worker has sent the result of 'job-1'",
+        "job-1": "its worker has sent the result of 'job-0'",
+    }
+
+
+@pytest.mark.parametrize("text", ["", "[]", "5", "{}", '{"key": "job-0"}', '{"key": []}'])
+def test_answer_that_is_no_result_is_an_error(text: str) -> None:
+    """On a cluster, other programs may speak for a worker."""
+    [job] = jobs(1)
+    result = result_for(job, text)
+
+    assert result.key == job.key
+    assert "its worker has sent" in result.error
 
 
 def test_all_workers_work() -> None:
