@@ -30,8 +30,10 @@ _MAX_OUTPUTS = 500
 _FLOOD_BYTES = 64 << 20  # dropped so far; who prints on and on is stopped before its time is up
 _CHUNK = 1 << 16
 _BASE64 = re.compile(r"[A-Za-z0-9+/\n]+={0,2}\n?")
-_PICTURES = frozenset({"image/png", "image/jpeg", "image/gif"})
-_TEXTS = frozenset({"text/plain", "text/latex"})
+
+PICTURES = frozenset({"image/png", "image/jpeg"})
+TEXTS = frozenset({"text/plain", "text/latex"})
+"""What pages show as it is: the one in <img>, where no script runs, the other as text. They show no GIF."""
 
 
 class OutputFlood(CnlabError):  # noqa: N818 - reads as what has happened
@@ -107,11 +109,11 @@ def harmless(data: plain.Json) -> dict[str, str]:
     """Return what of a display passes: no page, script or drawing that a browser would run."""
     if type(data) is not dict:
         return {}
-    texts = {name: _joined(value) for name, value in data.items() if name in _TEXTS | _PICTURES}
+    texts = {name: _joined(value) for name, value in data.items() if name in TEXTS | PICTURES}
     return {
         name: _clean(text)
         for name, text in texts.items()
-        if text and (name not in _PICTURES or _BASE64.fullmatch(text))
+        if text and (name not in PICTURES or _BASE64.fullmatch(text))
     }
 
 

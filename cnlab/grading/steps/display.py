@@ -22,6 +22,7 @@ import nbconvert.preprocessors
 from traitlets import Bool, Unicode, default
 from traitlets.config import Config
 
+from cnlab.grading.attempt.capture import PICTURES, TEXTS
 from cnlab.grading.attempt.hidden import hidden_lines, is_apart
 from cnlab.grading.job import HIDDEN_MARKS
 
@@ -35,8 +36,7 @@ _SAYS = {
     "died": "your notebook's process ended in this check",
     "skipped": "your notebook's process had ended before this check",
 }
-_TEXTS = frozenset({"text/plain", "text/latex"})
-_PICTURES = frozenset({"image/png", "image/jpeg", "image/svg+xml"})  # shown in <img>, where no script runs
+_DRAWING = "image/svg+xml"  # of nbgrader's own autograde; shown in <img>, where no script runs
 _MARKUP = frozenset({"text/html", "text/markdown"})
 _TAGS = frozenset(bleach.ALLOWED_TAGS) | {"br", "code", "div", "hr", "p", "pre", "span", "table", "td", "tr"}
 _TAG = re.compile(
@@ -85,7 +85,7 @@ def _harmless_data(data: object) -> dict[str, str]:
     kept = {}
     for kind, value in data.items() if isinstance(data, Mapping) else ():
         text = "".join(map(str, value)) if isinstance(value, list) else str(value)
-        if kind in _TEXTS or kind in _PICTURES:
+        if kind in TEXTS | PICTURES | {_DRAWING}:
             kept[kind] = text
         elif kind in _MARKUP:
             kept[kind] = _clean(text)

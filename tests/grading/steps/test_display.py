@@ -13,6 +13,7 @@ from nbformat import v4
 from nbgrader.server_extensions.formgrader import handlers
 from traitlets.config import Config
 
+from cnlab.grading.attempt import capture
 from cnlab.grading.steps.display import (
     SEALED,
     SealHiddenTests,
@@ -216,6 +217,16 @@ def test_metadata_of_outputs_are_dropped() -> None:
 
     assert kept is not None
     assert (kept["data"], kept["metadata"]) == ({"image/png": picture}, {})
+
+
+@pytest.mark.parametrize("kind", sorted(capture.PICTURES | capture.TEXTS))
+def test_what_passes_in_the_attempt_passes_on_the_page(kind: str) -> None:
+    """Else a display would become an output without anything in it."""
+    data = {kind: base64.b64encode(b"picture").decode()}
+    kept = harmless({"output_type": "display_data", "data": capture.harmless(dict(data)), "metadata": {}})
+
+    assert kept is not None
+    assert kept["data"] == data
 
 
 def test_table_stays_a_table() -> None:
