@@ -130,6 +130,7 @@ async function typeInTerminal(page, command) {
 
 async function play(browser) {
   const desk = await enter(browser, teacher);
+  const arriving = Promise.all(students.map((name) => enter(browser, name))); // while the teacher prepares
   await choose(desk, "Nbgrader", "Course List");
   const courses = await desk.locator(".list_item").first().innerText();
   await choose(desk, "Nbgrader", "Formgrader");
@@ -139,7 +140,7 @@ async function play(browser) {
   const released = await press(desk, "release");
   await tell("released", { courses, generated, released }, { teacher: desk });
 
-  const seats = await Promise.all(students.map((name) => enter(browser, name)));
+  const seats = await arriving;
   const pages = Object.fromEntries(students.map((name, index) => [name, seats[index]]));
   const atSeats = async (act) => Object.fromEntries(await Promise.all(students.map(async (name) => [name, await act(pages[name], name)])));
   await tell("fetched", { due: await atSeats(fetchAssignment) }, pages);
