@@ -30,6 +30,8 @@ from traitlets.config import Config
 
 Output = dict[str, Any]
 
+_MAX_TEXT, _MAX_LINE, _MAX_LINES = 10_000, 20_000, 200  # of an error; its message may hold what was returned
+
 
 @dataclass(frozen=True)
 class Error:
@@ -110,7 +112,7 @@ class Shell(InteractiveShell):
         self.system_raw(command)  # type: ignore[no-untyped-call]
 
     def _showtraceback(self, etype: type, evalue: BaseException, stb: list[str]) -> None:
-        self.shown = Error(etype.__name__, _text_of(evalue), [str(line) for line in stb])
+        self.shown = Error(etype.__name__, _text_of(evalue), _cut(stb))
 
     def run(self, source: str, *, shows_value: bool = True) -> Error | None:
         """Run one cell; return what went wrong."""
@@ -133,7 +135,7 @@ class Shell(InteractiveShell):
         shown = self.shown
         if shown is None:  # SystemExit, or the traceback's own making failed
             lines = traceback.format_exception(type(error), error, None)
-            shown = Error(type(error).__name__, _text_of(error), lines)
+            shown = Error(type(error).__name__, _text_of(error), _cut(lines))
         return Error(shown.name, shown.message, shown.traceback, self._line_in_cell(error))
 
     def _line_in_cell(self, error: BaseException) -> int:
@@ -148,9 +150,13 @@ class Shell(InteractiveShell):
 
 def _text_of(error: BaseException) -> str:
     try:
-        return str(error)
+        return str(error)[:_MAX_TEXT]
     except BaseException:
         return "(its message cannot be read)"
+
+
+def _cut(lines: list[str]) -> list[str]:
+    return [str(line)[:_MAX_LINE] for line in lines[-_MAX_LINES:]]
 
 
 def _flush() -> None:
