@@ -16,7 +16,7 @@ from typing import Any
 
 from cnlab.grading.attempt import hidden
 from cnlab.grading.attempt.capture import Capture
-from cnlab.grading.attempt.processes import Snapshot, StudentProcess, TesterProcess, World
+from cnlab.grading.attempt.processes import Outcome, Snapshot, StudentProcess, TesterProcess, World
 from cnlab.grading.attempt.scores import fault_of_score, lost_of
 from cnlab.grading.job import CellResult, Job, Role, Status
 
@@ -69,7 +69,7 @@ class Cell:
 
     def fail(self, status: Status, name: str, message: str, capture: Capture | None = None) -> None:
         """Note that it went wrong, as an error that nbgrader sees."""
-        self.status, self.message = status, f"{name}: {message}".splitlines()[0][:500]
+        self.status, self.message = status, f"{name}: {message}".partition("\n")[0][:500]
         capture = capture or Capture(0)
         capture.fail(name, message)
         self.outputs += [output for output in capture.outputs if output not in self.outputs]
@@ -84,6 +84,7 @@ class Attempt:
         self._world = world
         self._ends = self._ends_cpu_s = 0.0
         self._defined: set[str] = set()
+        self._faults: dict[int, str] = {}  # of locked cells that failed in the tester
 
     def run(self) -> None:
         """Run all cells; how they went is in them afterwards."""
@@ -115,7 +116,7 @@ class Attempt:
 
     def _uses(self, cell: Cell) -> int:
         parts = hidden.parts_of(cell.source, self._job.hidden_marks)
-        return 2 if cell.role == "test" and parts.hidden and not parts.goes_on else 1
+        return 2 if cell.role == "setup" or parts.hidden else 1  # a new tester asks once more
 
     def _asks(self, cell: Cell) -> bool:
         """Whether a locked cell reads a name that no cell of the checks defines."""
@@ -183,13 +184,14 @@ class Attempt:
                 tester, cell, parts.visible, done, keeps=parts.goes_on, ends=not parts.hidden
             )
             later += [(cell, parts)] if parts.hidden and well else []
-            if cell.snapshot is not None and not (parts.goes_on and well):
+            if cell.snapshot is not None:
                 cell.snapshot.uses -= 1 if well else self._uses(cell)
             cell.shown = len(cell.outputs)
-            if cell.role == "setup":
-                done.append(cell)
+            done.append(cell)
         for cell, parts in later:
-            self._run_check(tester, cell, parts.hidden, done, resumes=parts.goes_on)
+            resumes = parts.goes_on and tester.keeps(cell)
+            is_lost = parts.goes_on and not resumes  # with the tester: then it begins again
+            self._run_check(tester, cell, cell.source if is_lost else parts.hidden, done, resumes=resumes)
             if cell.snapshot is not None:
                 cell.snapshot.uses -= 1
 
@@ -213,13 +215,22 @@ class Attempt:
         if self._is_late(cell):
             return False
         if not tester.is_open:
-            self._reopen(tester, done)
+            above = [other for other in done if other.role == "setup" or other.index < cell.index]
+            self._reopen(tester, above)
         capture = Capture(self._world.limits.output_bytes)
         with self._timed(cell) as deadline:
             outcome = tester.run(
-                cell, source, capture, deadline, keeps=keeps, resumes=resumes, shows_value=ends
+                cell,
+                source,
+                capture,
+                deadline,
+                keeps=keeps,
+                resumes=resumes,
+                shows_value=ends,
+                is_locked=cell.role == "setup",
             )
         if cell.role == "setup":
+            self._note_fault(tester, cell, outcome)
             return outcome.status == "ok"
         cell.outputs += capture.outputs
         cell.status, cell.line, cell.message = outcome.status, outcome.line, outcome.message
@@ -233,10 +244,31 @@ class Attempt:
 
     def _reopen(self, tester: TesterProcess, done: list[Cell]) -> None:
         """Begin again with a new tester, which has run the locked cells so far."""
-        tester.open(self._job.imports, self._job.modules, self._job.names)
-        for cell in done:
-            deadline = time.monotonic() + self._world.limits.cell_s
-            tester.run(cell, cell.source, Capture(0), deadline, shows_value=False)
+        while not tester.is_open:
+            tester.open(self._job.imports, self._job.modules, self._job.names)
+            for cell in done:
+                self._redo(tester, cell)
+                if not tester.is_open:
+                    break  # the cell has a fault now: it is not run a third time
+
+    def _redo(self, tester: TesterProcess, cell: Cell) -> None:
+        if cell.role == "test":
+            tester.own(cell.source, f"{cell.name} defines it, and its process had to be ended")
+        elif cell.index in self._faults:
+            tester.lose(cell.source, self._faults[cell.index])
+        elif cell.source.strip():
+            deadline = min(time.monotonic() + self._world.limits.cell_s, self._ends)
+            outcome = tester.run(cell, cell.source, Capture(0), deadline, shows_value=False, is_locked=True)
+            self._note_fault(tester, cell, outcome)
+
+    def _note_fault(self, tester: TesterProcess, cell: Cell, outcome: Outcome) -> None:
+        """If a locked cell has failed, what it was to define is absent: it is not the student's to say."""
+        if outcome.status != "ok":
+            self._faults[cell.index] = (
+                f"{cell.name.replace('cell', 'locked cell', 1)} failed: {outcome.message}"
+            )
+            if tester.is_open:
+                tester.lose(cell.source, self._faults[cell.index])
 
 
 def cells_of(notebook: Mapping[str, Any], roles: tuple[tuple[Role, str], ...]) -> list[Cell]:

@@ -80,6 +80,9 @@ def _attempt(job: Job) -> tuple[Result, list[str]]:
         close()
     except CnlabError as failure:  # a limit or a file's name that makes no sense, a part that is missing
         return Result(job.key, job.notebook, error=str(failure)), []
+    except Exception as failure:  # a fault of ours must cost one submission, not the run
+        error = f"{type(failure).__name__}: {failure}"[:500]
+        close()
     events = tuple(world.events) if world else ()
     usage = world.usage if world else {}
     results = tuple(cell.result for cell in cells)

@@ -25,6 +25,7 @@ from cnlab.grading.attempt import plain
 from cnlab.grading.attempt.capture import MAX_OUTPUT_BYTES, Capture, OutputFlood, Streams, follow
 from cnlab.grading.attempt.channel import Channel, pair
 from cnlab.grading.attempt.forkserver import ForkServer
+from cnlab.grading.attempt.scores import lost_of
 from cnlab.grading.job import Job, Status
 from cnlab.grading.limits import Event, Limits
 from cnlab.linux import syscalls
@@ -284,6 +285,7 @@ class TesterProcess:
         self._channel: Channel | None = None
         self._serving: dict[int, set[int]] = {}  # the processes that serve a check, by its cell
         self._served = 0  # the process that answered last
+        self._orphans: set[int] = set()  # those that served a tester which is no more
 
     @property
     def is_open(self) -> bool:
@@ -301,11 +303,13 @@ class TesterProcess:
             self._pidfd = self._world.fork_tester([its.fileno(), self._world.output])
         self._channel = Channel(ours)
         ours.settimeout(_SEND_S)
-        request = {"op": "prepare", "imports": imports, "modules": dict(modules), "names": list(names)}
-        try:
-            self._channel.ask(request, time.monotonic() + _OPEN_S)
-        except (OSError, plain.NotPlain) as error:
-            raise SandboxFailed(f"the process of the checks does not answer: {error}") from None
+        request: dict[str, plain.Json] = {
+            "op": "prepare",
+            "imports": imports,
+            "modules": dict(modules),
+            "names": list(names),
+        }
+        self._ask(request)
 
     def close(self) -> None:
         """End it."""
@@ -316,7 +320,27 @@ class TesterProcess:
             os.close(self._pidfd)
             self._channel.close()
             self._channel = None
+            self._orphans.update(*self._serving.values())
             self._serving.clear()
+
+    def keeps(self, cell: Check) -> bool:
+        """Whether the check waits in there to go on."""
+        return self.is_open and cell.index in self._serving
+
+    def own(self, source: str, why: str) -> None:
+        """Let the names that a cell defines be the course's, though it has not run in here; say why."""
+        self._ask({"op": "own", "source": source, "why": why})
+
+    def lose(self, source: str, why: str) -> None:
+        """Let what a locked cell was to define be absent, since it failed; say why."""
+        self._ask({"op": "lose", "source": source, "why": why})
+
+    def _ask(self, request: dict[str, plain.Json]) -> None:
+        assert self._channel is not None
+        try:
+            self._channel.ask(request, time.monotonic() + _OPEN_S)
+        except (OSError, plain.NotPlain) as error:
+            raise SandboxFailed(f"the process of the checks does not answer: {error}") from None
 
     def run(
         self,
@@ -328,14 +352,16 @@ class TesterProcess:
         keeps: bool = False,
         resumes: bool = False,
         shows_value: bool = True,
+        is_locked: bool = False,
     ) -> Outcome:
-        """Run a check, or a part of it, against a fresh copy of the notebook at its place."""
+        """Run a check, a part of it or a locked cell against a fresh copy of the notebook at its place."""
         assert self._channel is not None
         request: dict[str, plain.Json] = {
             "op": "resume" if resumes else "cell",
             "source": source,
             "shows_value": shows_value,
             "seconds": max(1.0, deadline - time.monotonic()),
+            "is_locked": is_locked,
             "keep": cell.index + 1 if keeps or resumes else 0,
             "pid": 0,
         }
@@ -349,7 +375,8 @@ class TesterProcess:
         if keeps and outcome.status == "ok":
             self._world.settle()
         else:
-            self._world.sweep(self._serving.pop(cell.index, ()))
+            self._world.sweep(sorted(self._orphans | self._serving.pop(cell.index, set())))
+            self._orphans.clear()
         return outcome
 
     def _run_against(
@@ -372,6 +399,7 @@ class TesterProcess:
         serving.add(self._served)
         if is_shared:
             serving.discard(snapshot.pid)
+            self._orphans.discard(snapshot.pid)
         elif fds and channel is not snapshot.channel:
             channel.close()
         return outcome
@@ -395,7 +423,10 @@ class TesterProcess:
             return Outcome("died", message)
         self._served = answer["pid"]
         outcome = _outcome(answer, capture)
-        is_late = bool(answer["doing"]) and outcome.status != "ok" and "in time" in outcome.message
+        if outcome.status == "ok" and answer["fault"] and not lost_of(capture.outputs):
+            capture.fail("AssertionError", answer["fault"])  # the check has caught it, as it catches anything
+            outcome = Outcome("failed", f"AssertionError: {answer['fault']}"[:500])
+        is_late = answer["is_late"] and outcome.status != "ok"
         return Outcome("timeout", outcome.message, outcome.line) if is_late else outcome
 
     def _follow(self, capture: Capture, deadline: float) -> dict[str, Any]:
@@ -421,11 +452,13 @@ def _outcome(answer: Mapping[str, Any], capture: Capture) -> Outcome:
     error = answer["done"]
     if error is None:
         return Outcome()
+    if type(error) is not dict:
+        raise plain.NotPlain("an error that is none")
     name, message = (_string(error.get(key)) for key in ("name", "message"))
     capture.fail(name, message, _strings(error.get("traceback")))
     line = error.get("line")
     text = f"{name}: {message}" if message else name
-    return Outcome("failed", text.splitlines()[0][:500], line if type(line) is int else 0)
+    return Outcome("failed", text.strip().partition("\n")[0][:500], line if type(line) is int else 0)
 
 
 def _why_stopped(error: Exception, seconds: float) -> str:

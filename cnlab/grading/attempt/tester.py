@@ -3,7 +3,8 @@
 Interface: `live` serves the worker at a socket: ``prepare`` takes the instructor's imports and modules,
 ``cell`` runs one cell against a student's process that is reached over a socket which comes along. No
 student's code ever runs here. A name that the cells use and none of them defines is asked of that
-process: see `Names`.
+process: see `Names`. ``own`` says which names a cell defines that does not run here again, ``lose`` that a
+locked cell has failed.
 
 The parts of a check that students do not see run later, when all parts that they see have run: ``cell``
 with ``keep`` remembers the names and the student's process as they are then, ``resume`` goes on from
@@ -15,17 +16,19 @@ from __future__ import annotations
 import ast
 import builtins
 import contextlib
+import functools
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 from cnlab.grading import notebook as words
+from cnlab.grading.attempt.bindings import EVERYTHING, bound_names, read_names
 from cnlab.grading.attempt.channel import Channel
 from cnlab.grading.attempt.proxies import Notebook
 from cnlab.grading.attempt.student import open_channel, output_message, print_to
@@ -38,15 +41,25 @@ class Names(dict[str, Any]):
 
     A function finds this where it looks for builtins, so what cells define comes first, and Python's own
     builtins come before the student's. The names in `asked` are those of builtins that a task is to define.
+
+    What a cell of the course's defines is never asked of the student, also where that cell has failed: `own`
+    has those names, with why they may be absent. `fault` is the last such absence.
     """
 
     def __init__(self, asked: Iterable[str] = ()) -> None:
         super().__init__(vars(builtins))
         self.notebook: Notebook | None = None
+        self.own: dict[str, str] = {}
+        self.fault = ""
         for name in asked:
             self.pop(name, None)
 
     def __missing__(self, name: str) -> Any:
+        if name in self.own or EVERYTHING in self.own:
+            why = self.own.get(name) or self.own.get(EVERYTHING, "")
+            text = f"name {name!r} is not defined" + (f": {why}" if why else "")
+            self.fault = text if why else self.fault
+            raise NameError(text, name=name)
         if self.notebook is not None:
             with contextlib.suppress(NameError):
                 return self.notebook.get(name)
@@ -78,7 +91,8 @@ class Tester:
         self._channel = channel
         self._shell = shell
         self._names = Names()
-        self._kept: dict[int, tuple[dict[str, Any], Notebook]] = {}
+        self._classes: dict[str, type] = {}  # those of locked cells
+        self._kept: dict[int, tuple[dict[str, Any], dict[str, str], Notebook]] = {}
 
     def serve(self) -> None:
         """Answer until the worker is gone."""
@@ -91,10 +105,47 @@ class Tester:
         sys.meta_path.append(Modules(request["modules"]))
         self._names = Names(request["names"])
         self._shell.user_ns["__builtins__"] = self._names
+        self._pass_on_seeds()
         for statement in ast.parse(request["imports"]).body:
-            # a module that is missing here is one that only the student's cells need, or a NameError later
-            with contextlib.suppress(ImportError):
+            why = ""
+            try:
                 exec(compile(ast.Module([statement], []), "imports", "exec"), self._shell.user_ns)
+            except (
+                Exception
+            ) as error:  # only the student's cells need that module, or it is a NameError later
+                why = f"the checks cannot import it: {error}"
+            names = bound_names(ast.unparse(statement)) - {EVERYTHING}
+            self._names.own.update(dict.fromkeys(names, why))
+        return {}
+
+    def _pass_on_seeds(self) -> None:
+        """Let a seed that a check sets hold in the notebook too, as where both are one process."""
+        for name in ("random", "numpy.random"):
+            if (module := sys.modules.get(name)) is not None:
+                module.seed = functools.partial(self._seed, name, module.seed)  # type: ignore[attr-defined]
+
+    def _seed(self, module: str, seed: Callable[..., None], *arguments: object, **options: object) -> None:
+        seed(*arguments, **options)
+        if self._names.notebook is not None:
+            seeds = self._names.notebook.seeds
+            seeds[:] = [other for other in seeds if other[0] != module] + [(module, arguments, options)]
+
+    def _op_own(self, request: dict[str, Any]) -> dict[str, Any]:
+        for name in bound_names(self._shell.transform_cell(request["source"])):
+            self._names.own.setdefault(name, request["why"])
+        return {}
+
+    def _op_lose(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Forget what a locked cell that failed was to make, and the data that it may have left half made."""
+        source, names = self._shell.transform_cell(request["source"]), self._shell.user_ns
+        data = {
+            name for name in read_names(source) & names.keys()
+            if not callable(names[name]) and not isinstance(names[name], ModuleType)
+        }  # fmt: skip
+        for name in bound_names(source) | data:
+            names.pop(name, None)
+            self._classes.pop(name, None)
+            self._names.own[name] = request["why"]
         return {}
 
     def _op_cell(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -104,16 +155,22 @@ class Tester:
         if fds:
             end = Channel(socket.socket(fileno=fds[0]))
             shared = bool(request.get("is_shared"))
-            notebook = Notebook(end, given=given, pid=request["pid"], is_shared=shared)
+            classes = given if request["is_locked"] else self._classes
+            notebook = Notebook(end, given=classes, pid=request["pid"], is_shared=shared)
         answer = self._run(request, notebook)
+        self._op_own(request | {"why": ""})
+        if request["is_locked"] and answer["done"] is None:
+            own = {name: kind for name, kind in given.items() if isinstance(kind, type)}
+            self._classes |= {name: kind for name, kind in own.items() if kind.__module__ == "__main__"}
         if request.get("keep") and answer["done"] is None and notebook is not None:
-            self._kept[request["keep"]] = (dict(given), notebook)
+            self._kept[request["keep"]] = (dict(given), dict(self._names.own), notebook)
         elif notebook is not None:
             notebook.channel.close()
         return answer
 
     def _op_resume(self, request: dict[str, Any]) -> dict[str, Any]:
-        names, notebook = self._kept.pop(request["keep"])
+        names, own, notebook = self._kept.pop(request["keep"])
+        self._names.own = own
         notebook.is_shared = notebook.is_shared and bool(request["is_shared"])
         self._shell.user_ns.clear()
         self._shell.user_ns.update(names)
@@ -124,6 +181,7 @@ class Tester:
     def _run(self, request: dict[str, Any], notebook: Notebook | None) -> dict[str, Any]:
         self._shell.publish = self._publish
         self._names.notebook = notebook
+        self._names.fault = ""
         _tell_words(notebook.pid if notebook is not None else 0)
         if notebook is not None:
             notebook.deadline = time.monotonic() + max(request["seconds"] - _MARGIN_S, request["seconds"] / 2)
@@ -131,8 +189,12 @@ class Tester:
             error = self._shell.run(request["source"], shows_value=request["shows_value"])
         finally:
             self._names.notebook = None
-        answer: dict[str, Any] = {"done": error.to_json() if error else None, "doing": "", "pid": 0}
-        return answer if notebook is None else answer | {"doing": notebook.doing, "pid": notebook.pid}
+        answer: dict[str, Any] = {"done": error.to_json() if error else None, "fault": self._names.fault}
+        if notebook is None:
+            return answer | {"doing": "", "pid": 0, "is_late": False}
+        fault = notebook.fault or self._names.fault
+        told = {"doing": notebook.doing, "pid": notebook.pid, "is_late": notebook.is_late}
+        return answer | told | {"fault": fault}
 
     def _publish(self, output: dict[str, Any]) -> None:
         sys.stdout.flush()

@@ -129,7 +129,9 @@ class _Runner:
     def _run(self, index: int, source: str, capture: Capture, *, shows_value: bool) -> Outcome:
         cell = _Cell(index, self._live.snapshot)
         deadline = time.monotonic() + CHECK_S
-        return self._live.tester.run(cell, source, capture, deadline, shows_value=shows_value)
+        return self._live.tester.run(
+            cell, source, capture, deadline, shows_value=shows_value, is_locked=not shows_value
+        )
 
 
 def _verdict(check: CheckCell, outcome: Outcome, capture: Capture) -> Verdict:

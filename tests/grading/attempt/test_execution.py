@@ -274,13 +274,158 @@ def test_hidden_test_goes_on_with_what_the_visible_part_made():
 
 
 def test_check_that_ends_its_own_process_costs_the_others_nothing():
-    """A new one goes on, with what the locked cells have defined; only hidden parts are lost."""
-    asks = check("nine()\n### BEGIN HIDDEN TESTS\nnine()\n### END HIDDEN TESTS", "hidden")
-    setup = locked("def nine(): assert square(3) == 9")
-    ran = run(setup, SQUARE, asks, check("import os\nos._exit(0)", "exits"), check("nine()"))
+    """A new one goes on, with what the locked cells have defined; who waited in the old one begins again."""
+    asks = check("x = nine()\n### BEGIN HIDDEN TESTS\nassert x == nine()\n### END HIDDEN TESTS", "hidden")
+    setup = locked("def nine():\n    assert square(3) == 9\n    return 9")
+    ran = run(setup, SQUARE, asks, check("import os\nos._exit(0)", "exits"), check("assert nine()"))
 
-    assert [ran[name].status for name in ("hidden", "exits", "check")] == ["died", "died", "ok"]
-    assert "had to be ended" in ran["hidden"].message
+    assert [ran[name].status for name in ("hidden", "exits", "check")] == ["ok", "died", "ok"]
+
+
+def test_locked_cell_that_ends_the_checks_process_is_not_run_for_each_check():
+    """It costs the checks that need it; they say so."""
+    ends = locked("import os\nN = 9\nif end(): os._exit(0)", "ends")
+    task = student("import os\nme = os.getpid()\ndef end(): return os.getpid() != me\nN = 8", "end")
+    ran = run(task, ends, SQUARE, NINE, check("assert square(3) == N", "n"))
+
+    assert (ran.points("check"), ran.points("n")) == (2, 0)
+    assert "the locked cell `ends` failed" in ran["n"].message
+
+
+def test_huge_message_of_a_check_costs_that_check_alone():
+    """It is cut, and other checks that wait for their hidden part go on."""
+    task = student("def square(x): return x * x\ndef text(): return 'x' * (30 << 20)")
+    hidden = check("square(1)\n### BEGIN HIDDEN TESTS\nassert square(3) == 9\n### END HIDDEN TESTS", "hidden")
+    ran = run(task, hidden, check("assert text() == 3, f'got {text()}'", "huge"))
+
+    assert ran.statuses == {"task": "ok", "hidden": "ok", "huge": "failed"}
+    assert ran["huge"].message.startswith("AssertionError: got xxx")
+
+
+FAILS_IN_CHECKS = """
+    import os
+    me = os.getpid()
+    def table():
+        if os.getpid() != me: raise RuntimeError("not now")
+        return [1]
+    def wrong(x): return "wrong"
+"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "T = table()\nEXPECTED = 10\ndef expected(x): return EXPECTED",
+        "if table():\n    def expected(x): return 10",
+        "from helpers.absent import expected",
+        "from helpers.absent import *",
+    ],
+)
+def test_student_does_not_define_what_a_locked_cell_was_to(source):
+    """It fails beside the checks alone, since it asks the student or for what is not there."""
+    ran = run(
+        student(FAILS_IN_CHECKS),
+        locked(source),
+        student("def expected(x): return 'wrong'", "again"),
+        check("assert wrong(1) == expected(1)"),
+        check("try:\n    assert wrong(1) == expected(1)\nexcept Exception: pass", "catches"),
+    )
+
+    assert (ran.points(), ran.points("catches")) == (0, 0)
+    assert "the locked cell `setup` failed: " in ran["check"].message
+
+
+def test_data_that_a_locked_cell_left_half_made_checks_nothing():
+    """A loop over no cases would find no fault."""
+    half = "CASES += table()\nCASES += [(3, 10)]"
+    ran = run(
+        student(FAILS_IN_CHECKS), locked("CASES = []", "empty"), locked(half),
+        check("for x, y in CASES: assert wrong(x) == y"),
+    )  # fmt: skip
+
+    assert ran.points() == 0
+
+
+def test_locked_cell_that_fails_costs_only_the_checks_that_need_it():
+    """A look at a task that is not done yet is no reason to fail the tasks that are."""
+    look = locked("print(todo(1))\nshown = todo(2)")
+    ran = run(student("def todo(x): raise NotImplementedError", "todo"), look, SQUARE, NINE)
+
+    assert ran.points() == 2
+
+
+def test_student_does_not_define_what_the_course_imports():
+    """Nor what an earlier check was to define, and did not come to."""
+    ran = run(
+        student("def reference(x): return 'wrong'\nEXPECTED = 8"),
+        student("def f(x): return 'wrong'", "f"),
+        check("assert f(1) == reference(1)", "imported"),
+        check("assert f(1) == 1\nEXPECTED = 9", "defines"),
+        check("assert EXPECTED == 8", "uses"),
+        imports="from absent_module import reference",
+    )
+
+    assert [ran.points(name) for name in ("imported", "defines", "uses")] == [0, 0, 0]
+    assert "the checks cannot import it" in ran["imported"].message
+
+
+def test_name_that_a_check_reads_before_it_binds_it_is_the_students():
+    """``data = sorted(data)`` begins with the student's data, also when it is run a second time."""
+    asks = "data = sorted(data)\n### BEGIN HIDDEN TESTS\nassert data == [1, 2]\n### END HIDDEN TESTS"
+
+    assert run(student("data = [2, 1]"), check(asks)).points() == 2
+
+
+def test_check_that_catches_everything_does_not_pass_by_a_process_that_ended():
+    """``except Exception: pass`` expects that the function raises something."""
+    catches = "try:\n    square(-1)\nexcept Exception: pass\nelse: assert False"
+    ends = run(student("import os\ndef square(x): os._exit(1)"), check(catches))
+    raises = run(student("def square(x): raise ValueError"), check(catches))
+
+    assert (ends.points(), raises.points()) == (0, 2)
+    assert "its process ended" in ends["check"].message
+
+
+def test_class_of_a_check_is_not_the_students_to_fill_in():
+    """Its ``==`` would compare what the student has put there."""
+    close = "class Close:\n    def __init__(self, value): self.value, self.within = value, 0.1\n" \
+        "    def __eq__(self, other): return abs(self.value - other) <= self.within\n"  # fmt: skip
+    ran = run(
+        student("class Close: value, within = 0, 1e308\ndef f(): return Close()"),
+        check(close + "assert f() == 3"), check("assert f() == 3", "later"),
+    )  # fmt: skip
+
+    assert (ran.points(), ran.points("later")) == (0, 0)
+
+
+@pytest.mark.parametrize("answer", [5, [], "x", {"name": "", "message": ""}, {"name": 3, "message": "\n"}])
+def test_outcome_that_is_none_costs_the_student_alone(answer):
+    """The student's process may say anything of its own cells."""
+    forge = f"""
+        from cnlab.grading.attempt.student import Server
+        Server._op_run = lambda self, request: {{"done": {answer!r}}}
+    """
+    result = run_job(job_of(student(forge), student("1", "more"), check("assert True")))
+
+    assert not result.error
+    assert result.cells[1].status in ("failed", "died")
+
+
+def test_output_of_a_call_and_its_seed_are_as_in_one_process():
+    """The ways of ordinary checks."""
+    task = student("import random\ndef hello(name): print('hello', name)\ndef draw(): return random.random()")
+    prints = """
+        import contextlib, io
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text):
+            hello("Ada")
+        assert text.getvalue() == "hello Ada\\n"
+    """
+    draws = "import random\nrandom.seed(1)\nx = draw()\nrandom.seed(1)\nassert x == draw()"
+    ran = run(task, check(prints, "prints"), check(draws, "draws"))
+
+    assert (ran.points("prints"), ran.points("draws")) == (2, 2)
+    assert ran.printed("prints") == ""
 
 
 def test_checks_at_one_place_share_no_process():
