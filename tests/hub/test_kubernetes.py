@@ -105,8 +105,10 @@ def test_address_must_be_verified(settings, verified):
     )
     claims = {"email": TEACHER, "email_verified": verified}
     user = asyncio.run(authenticator.get_authenticated_user(None, claims))
+    by_oauth = {"name": TEACHER, "auth_state": {GenericOAuthenticator().user_auth_state_key: claims}}
+    let_in = settings["only_verified"](None, None, by_oauth)
 
-    assert (verified in (True, "true")) == (user is not None)
+    assert [verified in (True, "true")] * 2 == [user is not None, let_in is not None]
 
 
 @pytest.mark.parametrize(
