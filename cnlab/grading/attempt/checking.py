@@ -9,6 +9,7 @@ it. The hidden parts of the checks run last, so that what they ask cannot come b
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Cell:
         """
         if self.index in refused:
             return ""
-        if self.status == "timeout" and self.cpu_s < _BUSY * self.wall_s:
+        if self.status == "timeout" and self.cpu_s < busy_share() * self.wall_s:
             return f"{self.name} was late without being busy"
         if self.status == "died":
             return f"{self.name} lost its process and nothing says why"
@@ -269,6 +270,12 @@ class Attempt:
             )
             if tester.is_open:
                 tester.lose(cell.source, self._faults[cell.index])
+
+
+def busy_share(load: float | None = None) -> float:
+    """Return the part of its time that a busy process computes at least, on a machine of this load."""
+    load = os.getloadavg()[0] if load is None else load
+    return _BUSY * min(1.0, (os.cpu_count() or 1) / max(load, 1.0))
 
 
 def cells_of(notebook: Mapping[str, Any], roles: tuple[tuple[Role, str], ...]) -> list[Cell]:

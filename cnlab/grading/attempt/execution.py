@@ -35,7 +35,8 @@ _lock = threading.Lock()  # a cluster's worker may have several threads
 def run_job(job: Job) -> Result:
     """Run a submission and say how it went; never raises for anything that a student did.
 
-    What may have gone wrong by the machine's fault is run once more, in a fresh sandbox, and that one counts.
+    What may have gone wrong by the machine's fault is run once more, in a fresh sandbox; if it then
+    goes otherwise, that counts.
     """
     if job.machine == "cnlab":
         from cnlab.grading.workers import machine
@@ -45,9 +46,10 @@ def run_job(job: Job) -> Result:
     result, doubts = _attempt(job)
     if doubts:
         again, _ = _attempt(job)
-        outcome = "it went the same way" if _same(result, again) else "this time it went otherwise"
+        is_same = _same(result, again) and not result.error  # then no second guess counts
+        outcome = "it went the same way" if is_same else "this time it went otherwise"
         notes = (f"run again in a fresh sandbox, since {'; '.join(doubts)}: {outcome}",)
-        result = dataclasses.replace(again, attempts=2, notes=notes)
+        result = dataclasses.replace(result if is_same else again, attempts=2, notes=notes)
     return dataclasses.replace(result, wall_s=round(time.monotonic() - begun, 4))
 
 

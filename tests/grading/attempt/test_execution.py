@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from grading.sandboxed import accepted
 
 from cnlab.clock import wait_until
 from cnlab.grading.attempt import execution
+from cnlab.grading.attempt.checking import busy_share
 from cnlab.grading.attempt.execution import CellResult, Event, Job, Result, run_job
 from cnlab.linux.processes import processes
 
@@ -476,6 +478,24 @@ def test_lateness_that_the_machine_may_have_caused_is_tried_again():
 
     assert waits.attempts == 2
     assert "the cell `check` was late without being busy: it went the same way" in waits.notes[0]
+
+
+def test_loop_on_a_loaded_machine_is_busy():
+    """It gets its share of the processors and no more; to run each loop twice would load the machine more."""
+    processors = os.cpu_count()
+
+    assert busy_share(0.5) == busy_share(processors) == 0.25
+    assert busy_share(10 * processors) == pytest.approx(0.025)
+
+
+def test_second_run_that_goes_the_same_way_counts_for_nothing():
+    """Who sleeps in a check to be run again gets no second draw in another: it waited twice since."""
+    task = student("import time\nprint(time.time())\ndef square(x): time.sleep(1000)")
+    ran = run(task, NINE, limits=QUICK)
+    waited_s = time.time() - float(ran.printed("task"))
+
+    assert ran.result.attempts == 2
+    assert waited_s >= 2 * QUICK["cell_s"] / 2  # who asks is told at half its time
 
 
 @pytest.mark.parametrize(
