@@ -11,6 +11,7 @@ makes itself, `ShowHiddenTests` for the formgrader.
 """
 
 import copy
+import html
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 _ATTACHMENT = re.compile(r"attachment:([^\s)\"'>]*)", re.IGNORECASE)
+_TARGET = re.compile(r"(\](?:\(|:)\s*<?)(?=([^\n]*))")  # what follows is the address of a link or a picture
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+_SCHEMES = frozenset({"attachment", "http", "https", "mailto"})
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _IPYTHON_LINE = re.compile(r"^Cell In\s?\[\d+\], line (\d+)", re.MULTILINE)
 
@@ -76,9 +80,17 @@ def harmless_text(markdown: str, attachments: Collection[str] = ()) -> str:
 
     Other tags get a space behind their ``<``, which shows them as they were written: in text, in code, and
     in formulas, where a space means nothing. A link to an attachment that is not there would end nbconvert.
+    An address that a browser would run, such as ``javascript:…``, becomes a place on the page.
     """
-    text = _TAG.sub("< ", markdown)
+    text = _TARGET.sub(_plain_target, _TAG.sub("< ", markdown))
     return _ATTACHMENT.sub(lambda link: link[0] if link[1] in attachments else f"attachment {link[1]}", text)
+
+
+def _plain_target(target: re.Match[str]) -> str:
+    """Put a ``#`` before an address of another kind, read as Markdown and a browser read it."""
+    address = re.sub(r"[\\\s\x00-\x1f]", "", html.unescape(html.unescape(target[2])))
+    scheme = _SCHEME.match(address)
+    return target[1] + ("#" if scheme and scheme[1].lower() not in _SCHEMES else "")
 
 
 def _harmless_data(data: object) -> dict[str, str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import copy
+import re
 from typing import Any
 
 import nbformat
 import pytest
 from nbconvert.exporters import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import v4
 from nbgrader.server_extensions.formgrader import handlers
 from traitlets.config import Config
@@ -267,3 +269,35 @@ def test_picture_that_is_missing_is_no_picture() -> None:
     text = harmless_text("![a](attachment:a.png) ![b](attachment:b.png)", {"a.png"})
 
     assert text == "![a](attachment:a.png) ![b](attachment b.png)"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "javascript:alert(1)",
+        "JavaScript:alert(1)",
+        "java\tscript:alert(1)",
+        "&#106;avascript:alert(1)",
+        "javascript&colon;alert(1)",
+        "&amp;#106;avascript:alert(1)",
+        "javascript\\:alert(1)",
+        "vbscript:x",
+        "data:text/html,x",
+    ],
+)
+@pytest.mark.parametrize("form", ["[x]({})", "[x](<{}>)", "![x]({})", "[x][a]\n\n[a]: {}", "[x](\n{})"])
+def test_link_runs_nothing(form: str, address: str) -> None:
+    """One click of the instructor would run a student's script with the instructor's rights."""
+    page = MarkdownWithMath(renderer=IPythonRenderer(escape=False)).render(
+        harmless_text(form.format(address))
+    )
+
+    targets = re.findall(r'(?:href|src)="([^"]*)"', page)
+    assert all(target.startswith("#") for target in targets), page
+
+
+def test_honest_links_stay() -> None:
+    """Answers cite pages."""
+    text = "[a](https://example.org) [b](#there) [c](mailto:a@example.org) see d[1]: two words, [e](file.txt)"
+
+    assert harmless_text(text) == text
