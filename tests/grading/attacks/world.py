@@ -161,7 +161,9 @@ def _groups(name: str) -> Iterator[list[Path]]:
     try:
         for controller, mount in hierarchies(read_mountinfo()).items():
             if controller in ("memory", "pids", "cpu", "cpuacct", "freezer"):
-                path = Path(mount.mount_point) / os.path.relpath(membership[controller], mount.root) / name
+                above = Path(mount.mount_point) / os.path.relpath(membership[controller], mount.root)
+                _remove_stale(above)
+                path = above / name
                 if path not in made:
                     path.mkdir()
                     made.append(path)
@@ -169,6 +171,13 @@ def _groups(name: str) -> Iterator[list[Path]]:
     finally:
         for path in made:
             _remove(path)
+
+
+def _remove_stale(above: Path) -> None:
+    """Remove the groups of runs that were killed: their names have the pid."""
+    for group in above.glob("cnlab-attacks-*"):
+        if not Path("/proc", group.name.split("-")[2]).exists():
+            _remove(group)
 
 
 def _remove(group: Path) -> None:
