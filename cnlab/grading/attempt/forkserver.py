@@ -176,6 +176,8 @@ def _become(
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         program(request, fds, shell)
         status = 0
+    except ConnectionError:
+        pass  # the worker is gone, and with it whom to tell
     except BaseException:
         import traceback
 

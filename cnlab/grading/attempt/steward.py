@@ -53,6 +53,8 @@ class Steward:
 
     def _op_interrupt(self, request: dict[str, Any]) -> dict[str, Any]:
         with contextlib.suppress(ProcessLookupError):
+            if self._student.wait(0):
+                return {}  # its number may be another's by now
             os.killpg(self._student.pid, signal.SIGINT)  # the commands that the cell waits for too
         return {}
 

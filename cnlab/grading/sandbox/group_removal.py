@@ -16,6 +16,7 @@ from cnlab.clock import wait_until
 from cnlab.grading.sandbox import group_trees
 
 PREFIX = "cnlab-sandbox-"
+_PATIENCE_S = 2.0
 
 
 def is_removed(parent: int, name: str) -> bool:
@@ -59,23 +60,34 @@ def remove_stale() -> list[str]:
 
 
 @contextlib.contextmanager
-def making_in(parent: Path) -> Iterator[int]:
-    """Keep `remove_stale` out while a group in `parent` is made and not yet locked; yields its descriptor."""
-    with _locked(parent, fcntl.LOCK_SH) as fd:
-        yield fd
+def making_in(parent: Path) -> Iterator[None]:
+    """Keep `remove_stale` out while a group in `parent` is made and not yet locked."""
+    fds: list[int] = []
+    with contextlib.suppress(TimeoutError):  # a stranger who can see the directory may hold its lock for ever
+        fds = wait_until(lambda: _shared(parent), timeout_s=_PATIENCE_S)
+    try:
+        yield
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _shared(directory: Path) -> list[int]:
+    """Lock a directory together with others who make groups; nothing while somebody has it alone."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return []
+    return [fd]
 
 
 @contextlib.contextmanager
 def _alone_in(parent: Path) -> Iterator[int]:
-    with _locked(parent, fcntl.LOCK_EX | fcntl.LOCK_NB) as fd:
-        yield fd
-
-
-@contextlib.contextmanager
-def _locked(directory: Path, how: int) -> Iterator[int]:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, how)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield fd
     finally:
         os.close(fd)
@@ -94,5 +106,7 @@ def _is_abandoned(directory: Path) -> bool:
 
 def _kill(directory: Path) -> None:
     for pid in (directory / "cgroup.procs").read_text().split():
+        if pid == "0":  # a member that our pid namespace has no number for; kill(0) would mean ourselves
+            continue
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)

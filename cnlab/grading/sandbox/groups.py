@@ -243,7 +243,8 @@ def _add(group: Group, directory: Path) -> None:
         parent = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         own = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         group._places.append((parent, directory.name, own))
-        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(BlockingIOError):  # a stranger's lock tells `remove_stale` the same
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _open(group: Group, file: Path) -> None:

@@ -86,7 +86,7 @@ class Autograding:
         """
         with locked(self._course.private, f"the course in {self._course.root}"), Books(self._course) as books:
             self._recorder = Recorder(self._course, self._assignment, books, self._accept)
-            with contextlib.closing(_closable(runner(self._jobs()))) as results:
+            with _closing(runner(self._jobs())) as results:
                 for result in results:
                     yield from self._drained()
                     yield from self._took(result)
@@ -162,5 +162,6 @@ class Autograding:
             return Outcome(pending.student, error=f"{type(error).__name__}: {error}")
 
 
-def _closable(results: Iterator[Result]) -> Any:
-    return results if hasattr(results, "close") else contextlib.nullcontext(results)
+def _closing(results: Any) -> contextlib.AbstractContextManager[Iterator[Result]]:
+    """End a generator with the block; other iterators have nothing to end."""
+    return contextlib.closing(results) if hasattr(results, "close") else contextlib.nullcontext(results)

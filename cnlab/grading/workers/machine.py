@@ -110,12 +110,20 @@ class GradingMachine:
         try:
             send(self._jobs, inside.to_json().encode())
             answer = json.loads(receive(self._jobs))
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, ValueError) as error:
             self.is_soiled = True
             raise MachineError(f"the machine of {job.key} has not answered: {error}") from None
-        left = [str(line) for line in answer["left"]]
-        self.is_soiled = bool(left)
-        result = Result.from_json(answer["result"])
+        try:
+            left = [str(line) for line in answer["left"]]
+            result = Result.from_json(answer["result"])
+        except (ValueError, KeyError, TypeError) as error:
+            self.is_soiled = True
+            raise MachineError(
+                f"the machine of {job.key} has answered what is no result: {error!r}"
+            ) from None
+        self.is_soiled = bool(left) or result.key != job.key
+        if result.key != job.key:
+            raise MachineError(f"the machine of {job.key} has answered for {result.key[:80]!r}")
         notes = (f"the machine was thrown away, for there was left: {'; '.join(left)}",) if left else ()
         return replace(result, notes=(*result.notes, *notes), wall_s=time.monotonic() - begin)
 
