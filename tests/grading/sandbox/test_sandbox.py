@@ -118,9 +118,22 @@ def test_student_finds_nothing_else_of_the_machine(grader, tmp_path):
     """No home, no course, no gradebook, no sockets of services, no /sys."""
     course = Path(__file__).parents[3] / "labs"
     paths = ["/root", "/run", "/sys", "/boot", "/etc/shadow", "/etc/ssh", course, tmp_path, Path.home()]
-    answer = outcome_of(lambda: [path for path in paths if os.path.exists(path)]).answer
+    package = Path(wait_until.__code__.co_filename).parent
+    environments = [Path(sys.prefix), Path(sys.base_prefix), package]  # they may lie in a home, alone there
 
-    assert answer == []
+    def seen():
+        return [found for path in paths for found in _below(Path(path), environments)]
+
+    assert outcome_of(seen).answer == []
+
+
+def _below(path, environments):
+    """What there is at a path and below it, but for ways to a Python environment."""
+    if any(path == environment or environment in path.parents for environment in environments):
+        return []
+    if not any(path in environment.parents for environment in environments):
+        return [str(path)] if os.path.exists(path) else []
+    return [found for name in os.listdir(path) for found in _below(path / name, environments)]
 
 
 @BOTH
