@@ -43,14 +43,19 @@ def enter(without: Collection[str], needed: Iterable[Path]) -> None:
         _unshare()
         _fork_and_wait()
     if os.geteuid() == 0 and os.readlink("/proc/self/ns/user") == _initial_user_namespace():
-        _drop_root(is_reachable=all(map(is_open_to_all, needed)))
+        _drop_root(is_nobody=_becomes_nobody(needed))
     syscalls.set_no_new_privs()
 
 
-def give(path: Path) -> None:
+def give(path: Path, needed: Iterable[Path]) -> None:
     """Let nobody use a directory that was made for the machine, if it will be nobody's process."""
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and _becomes_nobody(needed):
         os.chown(path, NOBODY, NOBODY)
+
+
+def _becomes_nobody(needed: Iterable[Path]) -> bool:
+    """Say whether nobody can reach all that is needed; if not, root without capabilities has to own it."""
+    return all(map(is_open_to_all, needed))
 
 
 def _initial_user_namespace() -> str:
@@ -85,11 +90,11 @@ def _fork_and_wait() -> None:
     os._exit(code if code >= 0 else 128 - code)
 
 
-def _drop_root(*, is_reachable: bool) -> None:
+def _drop_root(*, is_nobody: bool) -> None:
     for number in range(len(NAMES)):
         with contextlib.suppress(OSError):  # a kernel may know fewer
             syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
-    if is_reachable:
+    if is_nobody:
         syscalls.set_ids(NOBODY, NOBODY, [])
     syscalls.capset(0, 0, 0)
     syscalls.set_parent_death_signal(signal.SIGKILL)  # which a change of ids forgets

@@ -252,9 +252,10 @@ def _start_uml(
         also_write=[memory_directory, *map(Path, _WRITTEN_FILES)],
     )
     launcher_pid = os.getpid()
+    needed = [*map(Path, ruleset.read_only), *map(Path, ruleset.read_write)]
     if cage_without is not None:
         for directory in (Path(view.work), memory_directory):
-            cage.give(directory)
+            cage.give(directory, needed)
 
     def confine() -> None:
         syscalls.set_parent_death_signal(signal.SIGKILL)
@@ -262,7 +263,7 @@ def _start_uml(
             os._exit(1)
         os.sched_setaffinity(0, {processor})
         if cage_without is not None:
-            cage.enter(cage_without, [*map(Path, ruleset.read_only), *map(Path, ruleset.read_write)])
+            cage.enter(cage_without, needed)
         with contextlib.suppress(MissingFeature):  # an older host: the guest is tidy there, not confined
             ruleset.restrict_self()
 

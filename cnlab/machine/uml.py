@@ -137,8 +137,9 @@ _REASONS = (
 
 def explain(console: str, status: int) -> str:
     """Say why User-Mode Linux ended before the guest answered, from what it printed and its exit status."""
+    complaints = [line for line in console.splitlines() if not line.rstrip().endswith("OK")]
     for words, reason in _REASONS:
-        if words in console:
+        if any(words in line for line in complaints):  # its checks name what they check also when all is well
             return reason
     before_panic = console.partition("Kernel panic")[0]
     lines = [line.strip() for line in before_panic.splitlines() if line.strip()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -28,7 +29,12 @@ def test_a_server_boots_a_machine_ahead_and_takes_it_along_when_it_ends(student:
     )
 
     def machines() -> list[int]:
-        return [pid for pid in student.processes() if Path(f"/proc/{pid}/comm").read_text() == "linux.uml\n"]
+        found = []
+        for pid in student.processes():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may end while we look
+                if Path(f"/proc/{pid}/comm").read_text() == "linux.uml\n":
+                    found.append(pid)
+        return found
 
     try:
         wait_until(machines, timeout_s=60, what="a machine to boot")
