@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parent
 OLDEST_PYTHON = (3, 11)
 UML = "user-mode-linux"
 UML_SUITE = "bookworm"  # the Debian release whose User-Mode Linux we test with, for systems that have none
-DAEMONS = {"docker.io": "dockerd", "containerd": "containerd"}
+DAEMONS = {"docker.io": "dockerd", "containerd": "containerd", "prometheus": "prometheus"}
 """Packages that start a daemon when they are installed, and its program, which others may have brought."""
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
