@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
@@ -77,7 +78,8 @@ def test_execution_page_says_how_long_each_notebook_took_and_where(pages, all_no
     }
 
     for notebook in all_notebooks:
-        assert re.search(r"\d+\.\d +Cloud Native Lab +3\.\d+", rows[f"{notebook.stem}.html"])
+        kernel = re.escape(nbformat.read(notebook, as_version=4).metadata.kernelspec.display_name)
+        assert re.search(rf"\d+\.\d +{kernel} +3\.\d+", rows[f"{notebook.stem}.html"])
     machine = page.find_all("table")[1].get_text(" ")
     for fact in ("Linux", "Python", "matplotlib"):
         assert fact in machine
