@@ -1,0 +1,278 @@
+"""Who calls whom: a node a service, an edge as wide as its traffic and as red as its errors.
+
+Interface: `draw_graph` draws what it is given, by caller and called: AUTH's or a scraper's edges, both with
+their golden signals. `ServiceGraph` reads such edges again and again and draws what has come since the last
+look. Services stand from left to right in the order in which a request meets them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cnlab.clock import SYSTEM_CLOCK, Clock
+from cnlab.errors import CnlabError
+from cnlab.widgets.mimebundle import mimebundle, picture_to_html
+from cnlab.widgets.picture import (
+    GREEN,
+    INK,
+    LINE,
+    MUTED,
+    ORANGE,
+    PAPER,
+    RED,
+    Picture,
+    bare_axes,
+    new_figure,
+    picture,
+)
+
+if TYPE_CHECKING:
+    from ipywidgets import DOMWidget
+    from matplotlib.axes import Axes
+
+BAD_SHARE = 0.05  # of errors, from which an edge is red; below it and above nothing it is orange
+_COLUMN, _ROW = 2.05, 0.85
+_BOX = (1.15, 0.44)
+_STATIC_NOTE = "In a running notebook, start draws what comes, once a second."
+
+
+class SignalsLike(Protocol):
+    """What is read of an edge."""
+
+    @property
+    def requests(self) -> float:
+        """How many there were."""
+
+    @property
+    def errors(self) -> float:
+        """How many of them failed."""
+
+
+Edges = Mapping[tuple[str, str], SignalsLike]
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What went over an edge between two looks."""
+
+    requests: float
+    errors: float
+
+    @property
+    def error_share(self) -> float:
+        """Errors by requests."""
+        return self.errors / self.requests if self.requests else 0.0
+
+
+def traffic_of(edges: Edges) -> dict[tuple[str, str], Traffic]:
+    """Keep what is drawn of edges."""
+    return {ends: Traffic(signals.requests, signals.errors) for ends, signals in edges.items()}
+
+
+def since(edges: Edges, before: Edges) -> dict[tuple[str, str], Traffic]:
+    """Return what has been added to counters; one that went backwards has started anew."""
+    added = {}
+    for ends, now in traffic_of(edges).items():
+        then = before.get(ends)
+        if then is None or now.requests < then.requests:
+            added[ends] = now
+        else:
+            added[ends] = Traffic(now.requests - then.requests, max(now.errors - then.errors, 0))
+    return added
+
+
+def columns_of(edges: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Put services in columns: each right of all that call it, as far as the calls go round no circle."""
+    pairs = [(source, destination) for source, destination in edges if source != destination]
+    column = dict.fromkeys([name for pair in pairs for name in pair], 0)
+    for _ in column:  # the longest way has at most as many services as there are
+        for source, destination in pairs:
+            if not _leads_to(destination, source, pairs):
+                column[destination] = max(column[destination], column[source] + 1)
+    return [
+        sorted(name for name, place in column.items() if place == number)
+        for number in sorted(set(column.values()))
+    ]
+
+
+def _leads_to(start: str, end: str, pairs: Iterable[tuple[str, str]]) -> bool:
+    """Whether calls that begin at `start` come to `end`."""
+    pairs = list(pairs)
+    seen, waiting = {start}, [start]
+    while waiting:
+        here = waiting.pop()
+        waiting += [
+            destination for source, destination in pairs if source == here and destination not in seen
+        ]
+        seen.update(waiting)
+    return end in seen
+
+
+def draw_graph(edges: Edges) -> Picture:
+    """Draw edges by their ends, the caller first."""
+    traffic = traffic_of(edges)
+    columns = columns_of(traffic) or [[]]
+    tallest = max(len(column) for column in columns) or 1
+    figure = new_figure(max(_COLUMN * len(columns), 3.0), _ROW * tallest + 0.1)
+    axes = bare_axes(figure)
+    axes.set_xlim(-_COLUMN / 2, _COLUMN * (len(columns) - 0.5))
+    axes.set_ylim(_ROW * tallest, 0)
+    places = {
+        name: (_COLUMN * x, _ROW * (y + 0.5 + (tallest - len(column)) / 2))
+        for x, column in enumerate(columns)
+        for y, name in enumerate(column)
+    }
+    busiest = max((edge.requests for edge in traffic.values()), default=0) or 1
+    for (source, destination), edge in traffic.items():
+        _draw_edge(axes, places[source], places[destination], edge, busiest)
+    for name, place in places.items():
+        received = [edge.requests for (_, to), edge in traffic.items() if to == name]
+        _draw_node(axes, name, place, f"{sum(received):g} received" if received else "calls only")
+    return picture(figure, alt=describe_graph(traffic))
+
+
+def colour_of(edge: Traffic) -> str:
+    """Return the colour for a share of errors."""
+    if not edge.requests:
+        return LINE
+    return RED if edge.error_share >= BAD_SHARE else ORANGE if edge.errors else GREEN
+
+
+def _draw_edge(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], edge: Traffic, busiest: float
+) -> None:
+    from matplotlib.patches import FancyArrowPatch
+
+    forwards = end[0] > start[0]
+    half = _BOX[0] / 2 if forwards else 0
+    tail, head = (start[0] + half, start[1]), (end[0] - half, end[1])
+    arrow = FancyArrowPatch(
+        tail,
+        head,
+        arrowstyle="-|>",
+        mutation_scale=11,
+        connectionstyle="arc3" if forwards else "arc3,rad=0.5",
+        linewidth=1 + 4 * edge.requests / busiest,
+        color=colour_of(edge),
+        shrinkA=0,
+        shrinkB=0,
+        zorder=1,
+    )
+    axes.add_patch(arrow)
+    words = f"{edge.requests:g}" + (f", {edge.error_share:.0%} errors" if edge.errors else "")
+    ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}
+    x, y = tail[0] + 0.42 * (head[0] - tail[0]), tail[1] + 0.42 * (head[1] - tail[1])
+    axes.text(x, y, words, ha="center", va="center", fontsize=6.5, color=INK, bbox=ground, zorder=2)
+
+
+def _draw_node(axes: Axes, name: str, place: tuple[float, float], words: str) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    width, height = _BOX
+    box = FancyBboxPatch(
+        (place[0] - width / 2, place[1] - height / 2),
+        width,
+        height,
+        boxstyle="round,pad=0,rounding_size=0.08",
+        facecolor="white",
+        edgecolor=MUTED,
+        zorder=3,
+    )
+    axes.add_patch(box)
+    for down, text, size, colour in ((-0.08, name, 8, INK), (0.1, words, 6.5, MUTED)):
+        label = axes.text(place[0], place[1] + down, text, ha="center", va="center", zorder=4)
+        label.set(fontsize=size, color=colour, weight="bold" if text == name else "normal")
+
+
+def describe_graph(edges: Edges) -> str:
+    """Say in words what `draw_graph` draws."""
+    told = "; ".join(
+        f"{source} to {destination} {edge.requests:g} requests, {edge.errors:g} of them failed"
+        for (source, destination), edge in sorted(traffic_of(edges).items())
+    )
+    return f"A graph of services: {told}." if told else "A graph of services: nobody has called anybody."
+
+
+class ServiceGraph:
+    """The graph as it is now, and a button that keeps drawing what comes.
+
+    Args:
+        read: returns the edges with all that they have counted so far.
+        every_s: how often the live form looks.
+        life_s: after how long it stops by itself.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Edges],
+        *,
+        every_s: float = 1.0,
+        life_s: float = 60.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._read, self._every_s, self._life_s, self._clock = read, every_s, life_s, clock
+        self._told_to_stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._seen = traffic_of(read())
+
+    def look(self) -> Picture:
+        """Draw what has come since the last look."""
+        now = traffic_of(self._read())
+        new, self._seen = since(now, self._seen), now
+        return draw_graph(new)
+
+    def start(self, show: Callable[[Picture], None], say: Callable[[str], None]) -> None:
+        """Look again and again in a thread, until `stop`, or for as long as the graph lives."""
+        self.stop()
+        self._told_to_stop.clear()
+        self._thread = threading.Thread(target=self._keep_looking, args=(show, say), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and return when it has ended."""
+        self._told_to_stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _keep_looking(self, show: Callable[[Picture], None], say: Callable[[str], None]) -> None:
+        end = self._clock.monotonic() + self._life_s
+        with contextlib.suppress(RuntimeError):  # the front end goes while we draw
+            while self._clock.monotonic() < end and not self._told_to_stop.wait(self._every_s):
+                try:
+                    show(self.look())
+                except (CnlabError, OSError) as error:  # the mesh is gone: so is what there was to see
+                    say(str(error))
+                    return
+            say("stopped")
+
+    def _live(self, first: Picture) -> DOMWidget:
+        import ipywidgets as widgets
+
+        begin = widgets.Button(description="start", icon="play")
+        end = widgets.Button(description="stop", icon="stop")
+        message = widgets.Label(f"all so far; start draws what comes, for {self._life_s:.0f} s")
+        image = widgets.Image(value=first.png(), width=first.width_px)
+
+        def show(now: Picture) -> None:
+            image.value, image.width = now.png(), str(now.width_px)
+
+        def say(words: str) -> None:
+            message.value = words
+
+        def start(_button: object) -> None:
+            say(f"what came in the last {self._every_s:g} s")
+            self.start(show, say)
+
+        begin.on_click(start)
+        end.on_click(lambda _button: self.stop())
+        return widgets.VBox([widgets.HBox([begin, end, message]), image])
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        first = draw_graph(self._seen)
+        static = f"{picture_to_html(first)}<p>{escape(_STATIC_NOTE)}</p>"
+        return mimebundle(self._live(first), static_html=static, text=first.alt)

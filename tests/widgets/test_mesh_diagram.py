@@ -1,0 +1,146 @@
+"""The diagram of a mesh: what is read of the live system, what is drawn of it and what its buttons do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from cnlab.mesh.errors import MeshError
+from cnlab.widgets.mesh_diagram import (
+    MeshFacts,
+    MeshPanel,
+    Pod,
+    describe_mesh,
+    draw_mesh,
+    read_mesh,
+    requests_by_host,
+)
+from cnlab.widgets.mimebundle import WIDGET_VIEW
+
+VERSIONS = {"CDS": "4", "LDS": "2"}
+GATEWAY = Pod("ingressgateway", "ingressgateway", "", versions=VERSIONS)
+PAGE = Pod("productpage-v1-0", "productpage", "v1", versions=VERSIONS)
+FACTS = MeshFacts(4711, (GATEWAY, PAGE), {("ingressgateway", "productpage-v1-0"): 30})
+
+CLUSTERS = """\
+outbound|9080||productpage::127.7.7.10:15006::rq_total::28
+outbound|9080||productpage::127.7.7.10:15006::rq_success::27
+outbound|9080|v1|productpage::127.7.7.10:15006::rq_total::2
+outbound|9080||productpage::default_priority::max_requests::1024
+inbound|9080||::127.7.7.10:9080::rq_total::30
+xds-grpc::127.7.7.1:15010::rq_total::4
+"""
+
+
+def proxy(name, clusters="", *, is_running=True, connected=1):
+    return SimpleNamespace(
+        name=name,
+        is_running=is_running,
+        clusters=lambda: clusters,
+        stats=lambda pattern: {"control_plane.connected_state": connected},
+    )
+
+
+@pytest.fixture
+def mesh():
+    """What `read_mesh` asks of a mesh, with answers like Envoy's."""
+    plane = SimpleNamespace(is_running=True, pid=4711, kill=lambda: None, restart=lambda: None)
+    return SimpleNamespace(
+        gateway=proxy("ingressgateway", CLUSTERS),
+        sidecars={"productpage-v1-0": proxy("productpage-v1-0")},
+        instances=[
+            SimpleNamespace(
+                name="productpage-v1-0", service="productpage", version="v1", address="127.7.7.10"
+            )
+        ],
+        control_plane=plane,
+        versions={name: VERSIONS for name in ("ingressgateway", "productpage-v1-0")},
+        nacks=[],
+    )
+
+
+def test_requests_are_counted_where_sidecars_count_them():
+    """The control plane has no number to give: it has seen none of them."""
+    assert {"127.7.7.10:15006": 30} == requests_by_host(CLUSTERS)
+
+
+def test_live_mesh_becomes_facts(mesh):
+    """Names of instances take the place of addresses."""
+    assert FACTS == read_mesh(mesh)
+
+
+def test_dead_control_plane_has_no_process_and_no_stream(mesh):
+    """Nothing is asked of it then; what was acknowledged before is still in force."""
+
+    class Dead(SimpleNamespace):
+        @property
+        def nacks(self):
+            raise MeshError("control plane: not running")
+
+    kept = {name: value for name, value in vars(mesh).items() if name != "nacks"}
+    dead = Dead(**kept | {"control_plane": SimpleNamespace(is_running=False)})
+    dead.sidecars = {"productpage-v1-0": proxy("productpage-v1-0", connected=0)}
+    facts = read_mesh(dead)
+
+    assert facts.control_plane_pid is None
+    assert not facts.pods[1].has_stream
+    assert VERSIONS == facts.pods[1].versions
+
+
+def test_sidecar_that_is_killed_is_drawn_and_not_asked(mesh):
+    """Its admin port is gone with it."""
+    mesh.sidecars = {"productpage-v1-0": SimpleNamespace(name="productpage-v1-0", is_running=False)}
+    mesh.versions = {}
+
+    assert "productpage-v1-0 with its sidecar not running" in draw_mesh(read_mesh(mesh)).alt
+
+
+def test_words_say_what_the_picture_says():
+    """They are all that a screen reader has."""
+    expected = (
+        "Control plane (Pilot, Auth, Mixer): process 4711; it touches no request. Data plane: "
+        "ingressgateway with a stream, CDS 4 LDS 2; productpage-v1-0 with a stream, CDS 4 LDS 2. "
+        "Requests between sidecars: ingressgateway to productpage-v1-0 30."
+    )
+
+    assert expected == describe_mesh(FACTS)
+
+
+def test_refused_resources_are_told():
+    """A NACK is what a reader has come for."""
+    assert "CDS 4 LDS 2, 2 refused" in describe_mesh(replace(FACTS, pods=(replace(PAGE, nacks=2),)))
+
+
+def test_button_kills_the_control_plane_and_the_picture_follows(mesh):
+    """The control changes something real, and what is drawn is read anew."""
+    mesh.control_plane.kill = lambda: setattr(mesh.control_plane, "is_running", False)
+    panel = MeshPanel(mesh, lambda: "30 times 200")
+    (tools, message, image) = panel._live(panel.picture()).children
+    send, kill, _restart, _look = tools.children
+    before = image.value
+    send.click()
+    assert "30 times 200" == message.value
+    kill.click()
+
+    assert "not running" in panel.picture().alt
+    assert image.value != before
+
+
+def test_what_goes_wrong_is_said_in_a_line(mesh):
+    """Killing what is dead is a reader's first experiment."""
+
+    def refuse():
+        raise MeshError("control plane: not running")
+
+    assert "control plane: not running" == MeshPanel(mesh, lambda: "").do(refuse)
+
+
+def test_still_form_has_the_picture(mesh):
+    """The book shows the same although no kernel runs there."""
+    bundle = MeshPanel(mesh, lambda: "")._repr_mimebundle_()
+
+    assert WIDGET_VIEW in bundle
+    assert 'src="data:image/png;base64,' in bundle["text/html"]
+    assert bundle["text/plain"].startswith("Control plane (Pilot, Auth, Mixer): process 4711")

@@ -1,0 +1,122 @@
+"""The graph of services: where each stands, what an edge's colour says, and what is counted since when."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from cnlab.clock import wait_until
+from cnlab.mesh.errors import MeshError
+from cnlab.widgets.picture import GREEN, LINE, ORANGE, RED
+from cnlab.widgets.service_graph import (
+    ServiceGraph,
+    Traffic,
+    colour_of,
+    columns_of,
+    describe_graph,
+    draw_graph,
+    since,
+)
+
+PAGE_TO_REVIEWS = ("productpage", "reviews")
+EDGES = {
+    ("ingressgateway", "productpage"): Traffic(120, 0),
+    ("productpage", "details"): Traffic(120, 0),
+    PAGE_TO_REVIEWS: Traffic(120, 9),
+    ("reviews", "ratings"): Traffic(80, 1),
+}
+
+
+def test_service_stands_right_of_all_that_call_it():
+    """A request is then read from left to right."""
+    columns = columns_of([*EDGES, ("productpage", "ratings")])
+
+    assert [["ingressgateway"], ["productpage"], ["details", "reviews"], ["ratings"]] == columns
+
+
+def test_calls_in_a_circle_end_somewhere():
+    """Two services that call each other have no first."""
+    assert [["a", "b"], ["c"]] == columns_of([("a", "b"), ("b", "a"), ("b", "c")])
+
+
+@pytest.mark.parametrize(
+    ("edge", "colour"),
+    [(Traffic(0, 0), LINE), (Traffic(100, 0), GREEN), (Traffic(100, 4), ORANGE), (Traffic(100, 5), RED)],
+)
+def test_colour_says_how_many_failed(edge, colour):
+    """Nothing happened is not the same as nothing failed."""
+    assert colour == colour_of(edge)
+
+
+def test_counters_become_what_came_since_the_last_look():
+    """A counter that went backwards belongs to a sidecar that has started anew."""
+    now = {("a", "b"): Traffic(12, 3), ("a", "c"): Traffic(2, 0), ("a", "d"): Traffic(1, 1)}
+    before = {("a", "b"): Traffic(10, 1), ("a", "c"): Traffic(50, 7)}
+
+    assert {
+        ("a", "b"): Traffic(2, 2),
+        ("a", "c"): Traffic(2, 0),
+        ("a", "d"): Traffic(1, 1),
+    } == since(now, before)
+
+
+def test_words_give_both_numbers_of_each_edge():
+    """They are all that a screen reader has."""
+    assert "productpage to reviews 120 requests, 9 of them failed" in draw_graph(EDGES).alt
+    assert "A graph of services: nobody has called anybody." == draw_graph({}).alt
+
+
+def test_golden_signals_are_edges_too():
+    """Whoever measured: only the two counts are read."""
+    signals = SimpleNamespace(requests=3, errors=1, p99_ms=7.5)
+
+    assert "a to b 3 requests, 1 of them failed" in describe_graph({("a", "b"): signals})
+
+
+def test_look_draws_what_is_new():
+    """Totals hide that the errors have stopped."""
+    edges = dict(EDGES)
+    graph = ServiceGraph(lambda: edges)
+    edges[PAGE_TO_REVIEWS] = Traffic(130, 9)
+
+    assert "productpage to reviews 10 requests, 0 of them failed" in graph.look().alt
+
+
+def test_button_draws_until_it_is_told_to_stop():
+    """A thread that stays would ask a mesh that is gone."""
+    edges = dict(EDGES)
+    graph = ServiceGraph(lambda: edges, every_s=0.01)
+    (tools, image) = graph._live(draw_graph(edges)).children
+    begin, end, message = tools.children
+    before = image.value
+    begin.click()
+    wait_until(lambda: image.value != before, timeout_s=20)
+    end.click()
+
+    assert "stopped" == message.value
+
+
+def test_mesh_that_is_gone_ends_the_drawing_and_says_so():
+    """The with block may end while the graph is still looking."""
+
+    def read():
+        if graph_is_made:
+            raise MeshError("control plane: not running")
+        return EDGES
+
+    graph_is_made = False
+    graph = ServiceGraph(read, every_s=0.01)
+    (tools, _image) = graph._live(draw_graph(EDGES)).children
+    graph_is_made = True
+    tools.children[0].click()
+    wait_until(lambda: "not running" in tools.children[2].value, timeout_s=20)
+    graph.stop()
+
+
+def test_still_form_shows_all_so_far():
+    """The book shows the same although no kernel runs there."""
+    bundle = ServiceGraph(lambda: EDGES)._repr_mimebundle_()
+
+    assert "120 requests" in bundle["text/plain"]
+    assert "In a running notebook" in bundle["text/html"]
