@@ -1,0 +1,86 @@
+"""From the dict of Envoy's documentation to a protobuf `Any`, and back.
+
+Protobuf has to know every message that an "@type" names. Each lies in the Python package of its name, so the
+name says what to import, and nobody keeps a list.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from google.protobuf import any_pb2, json_format
+
+from cnlab.errors import InvalidValue
+from cnlab.mesh.errors import MeshError
+from cnlab.mesh.resources import KIND, TYPE, Json, name_of
+
+_WRAPPING = re.compile(r"Failed to parse \w+ field: ")
+
+
+class InvalidResource(MeshError, InvalidValue):  # noqa: N818 - reads as the claim it makes
+    """A dict is not the resource that it should be; the message names the resource and the field."""
+
+
+def to_any(type_url: str, resource: Mapping[str, Any]) -> any_pb2.Any:
+    """Pack a resource, checking all of its fields.
+
+    Raises:
+        InvalidResource: a field that the message does not have, or a value of the wrong type.
+    """
+    who = f"{KIND.get(type_url, type_url)} {name_of(type_url, resource)!r}"
+    try:
+        for name in _types(type_url, resource):
+            _load(name.removeprefix(TYPE).rpartition(".")[0])
+        return json_format.ParseDict({"@type": type_url, **resource}, any_pb2.Any())
+    except json_format.ParseError as error:
+        raise InvalidResource(f"{who}: {_words(str(error))}") from None
+
+
+def from_any(packed: any_pb2.Any) -> Json:
+    """Unpack a resource; it says by "@type" what it is."""
+    _load(packed.type_url.removeprefix(TYPE).rpartition(".")[0])
+    plain: Json = _plain(json_format.MessageToDict(packed, preserving_proto_field_name=True))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """Make plain dicts of ordered ones, which print badly."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
+
+
+def _types(type_url: str, value: object) -> Iterator[str]:
+    """Yield all types that a resource consists of, its own first."""
+    if type_url:
+        yield type_url
+    if isinstance(value, Mapping):
+        if "@type" in value:
+            yield str(value["@type"])
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _types("", one)
+
+
+@cache
+def _load(package: str) -> None:
+    """Import all messages of a package; one that does not exist is found missing when it is parsed."""
+    try:
+        module = import_module(package)
+    except ImportError:
+        return
+    for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
+        if found.name.endswith("_pb2"):
+            import_module(f"{package}.{found.name}")
+
+
+def _words(error: str) -> str:
+    """Shorten what `ParseDict` says: where it was and what it did not like, without the way down to it."""
+    first = _WRAPPING.sub("", error.splitlines()[0]).rstrip(".")
+    return first.replace('"Any.', '"').replace(" at Any.", " at ").replace(' at "Any"', "")
