@@ -1,0 +1,173 @@
+"""The application without a mesh: each instance at an address of its own, each told where its peers are.
+
+with Deployment(bookinfo(4)) as shop:
+    shop.get("/productpage").status
+    shop.fail("ratings", rate=0.5)
+    shop.counts()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import urlencode
+
+from cnlab.apps.addresses import LoopbackNetwork
+from cnlab.apps.application import Application, Client, Instance
+from cnlab.apps.launcher import Launcher, ProcessLauncher, Running
+
+_FIRST_HOST = 10
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back: header names are in lower case, `body` is text."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: str
+
+    def json(self) -> Any:
+        """Return the body as the JSON value that it is."""
+        return json.loads(self.body)
+
+    @property
+    def served_by(self) -> str:
+        """Who answered, such as ``reviews-v2``."""
+        return self.headers.get("x-served-by", "")
+
+
+class Deployment:
+    """A running application; the ``with`` block ends it."""
+
+    def __init__(
+        self, application: Application, *, client: Client = "library", launcher: Launcher | None = None
+    ) -> None:
+        self.application = application
+        self.client = client
+        self._launcher = launcher
+        self._stack = contextlib.ExitStack()
+        self._running: dict[Instance, Running] = {}
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            launcher = self._launcher or stack.enter_context(ProcessLauncher())
+            places = place(self.application)
+            for instance, address in places.items():
+                peers = {
+                    name: [where for other, where in places.items() if other.service.name == name]
+                    for name in instance.service.calls
+                }
+                environment = instance.environment(listen=address, peers=peers, client=self.client)
+                self._running[instance] = launcher.start(instance, environment)
+                stack.callback(self._running[instance].stop)
+            for running in self._running.values():
+                running.wait_ready()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    @property
+    def instances(self) -> tuple[Running, ...]:
+        """All that runs."""
+        return tuple(self._running.values())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What runs otherwise than the application says, and why."""
+        return tuple(running.note for running in self.instances if running.note)
+
+    @property
+    def url(self) -> str:
+        """Where the application answers."""
+        return self.url_of(self.application.entry)
+
+    def url_of(self, service: str) -> str:
+        """Return where the first instance of a service answers."""
+        return f"http://{self._instances_of(service)[0].address}"
+
+    def get(self, path: str, *, to: str = "", headers: Mapping[str, str] | None = None) -> Response:
+        """Ask the application, or the first instance of another service."""
+        return self._ask("GET", path, to, headers)
+
+    def post(self, path: str, *, to: str = "", headers: Mapping[str, str] | None = None) -> Response:
+        """Ask for something to be done."""
+        return self._ask("POST", path, to, headers)
+
+    def fail(
+        self, service: str, *, rate: float = 1.0, status: int = 503, retry_after: int | None = None
+    ) -> None:
+        """Let a share of a service's answers fail; with status 0 it closes the connection instead."""
+        more = {} if retry_after is None else {"retry_after": retry_after}
+        self._tell(service, "/_fail?" + urlencode({"rate": rate, "status": status, **more}))
+
+    def slow(self, service: str, *, seconds: float) -> None:
+        """Let a service think so long before each answer."""
+        self._tell(service, "/_slow?" + urlencode({"seconds": seconds}))
+
+    def heal(self, *services: str) -> None:
+        """Make services, or all of them, well again, and let them count from 0."""
+        for service in services or self.application.names:
+            self._tell(service, "/_reset")
+
+    def counts(self, service: str = "") -> Counter[str]:
+        """Return how many requests each service has had, or those of one service by who sent them."""
+        if service:
+            callers: Counter[str] = Counter()
+            for running in self._instances_of(service):
+                callers.update(count(running)["by"])
+            return callers
+        return Counter(
+            {
+                name: sum(count(running)["requests"] for running in self._instances_of(name))
+                for name in self.application.names
+            }
+        )
+
+    def _instances_of(self, service: str) -> list[Running]:
+        self.application.service(service)
+        return [running for instance, running in self._running.items() if instance.service.name == service]
+
+    def _ask(self, method: str, path: str, to: str, headers: Mapping[str, str] | None) -> Response:
+        service = to or self.application.entry
+        return exchange(
+            self._instances_of(service)[0].address, method, path, {"host": service, **(headers or {})}
+        )
+
+    def _tell(self, service: str, path: str) -> None:
+        for running in self._instances_of(service):
+            exchange(running.address, "POST", path)
+
+
+def place(application: Application) -> dict[Instance, str]:
+    """Choose an address for each instance."""
+    network = LoopbackNetwork.choose(ports={service.port for service in application.services})
+    return {
+        instance: f"{network.address(host)}:{instance.service.port}"
+        for host, instance in enumerate(application.instances(), start=_FIRST_HOST)
+    }
+
+
+def count(running: Running) -> dict[str, Any]:
+    """Return how many requests an instance has had: ``{"requests": 3, "by": {"cart/v1": 3}}``."""
+    counted: dict[str, Any] = exchange(running.address, "GET", "/_count").json()
+    return counted
+
+
+def exchange(address: str, method: str, path: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Send one request over a connection of its own."""
+    host, _, port = address.rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=_TIMEOUT_S)
+    with contextlib.closing(connection):
+        connection.request(method, path, headers=dict(headers or {}))
+        response = connection.getresponse()
+        names = {name.lower(): text for name, text in response.getheaders()}
+        return Response(response.status, names, response.read().decode())
