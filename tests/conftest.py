@@ -11,6 +11,7 @@ import signal
 import traceback
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 from student import Student
@@ -20,9 +21,14 @@ from cnlab.clock import wait_until
 
 NEEDS = {f"needs_{name}": name for name in ("userns", "cgroup2", "uml", "root", "landlock", "ptrace")}
 
+# What may outlive a file of tests, and why.
+KEPT = {"cnlab.grading.attempt.forkserver": "it is warm for the next job, and ends with the process it is of"}
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers."""
+    # A script starts what it does not wait for, `make test &`, with Ctrl-C ignored, and that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for marker, name in NEEDS.items():
         config.addinivalue_line("markers", f"{marker}: needs {name} of this machine")
     config.addinivalue_line("markers", "as_student: the test's body runs as an unprivileged student")
@@ -46,6 +52,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @cache
 def _probe(name: str) -> host.Feature:
     return host.probe(name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    """No file of tests leaves a process to the next, where it would be counted or wait for its memory."""
+    before = _children()
+    yield
+    with contextlib.suppress(TimeoutError):  # what is still there then is what the assertion shows
+        wait_until(lambda: _children().keys() <= before.keys(), timeout_s=10)
+    left = [command for pid, command in _children().items() if pid not in before]
+    assert not left, f"processes left behind: {left}"
+
+
+def _children() -> dict[int, str]:
+    """The children of this process with their command lines, without those that are kept."""
+    found = {}
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # a thread or a child that has ended meanwhile
+            for pid in map(int, Path(f"/proc/self/task/{thread}/children").read_text().split()):
+                found[pid] = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+    return {pid: command for pid, command in found.items() if not KEPT.keys() & set(command.split())}
 
 
 @pytest.fixture

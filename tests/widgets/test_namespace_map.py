@@ -73,6 +73,11 @@ def test_map_shows_the_processes_it_started_until_it_closes():
     assert pid not in [process.pid for process in below_notebook()]
 
 
+def children() -> dict[int, Process]:
+    """What this test process has below itself now; some of it may be of tests before."""
+    return {process.pid: process for process in below_notebook()[1:]}
+
+
 @pytest.mark.needs_userns
 def test_buttons_start_a_process_in_the_namespaces_chosen():
     """The control changes something real: the kernel makes those namespaces and no others."""
@@ -80,8 +85,10 @@ def test_buttons_start_a_process_in_the_namespaces_chosen():
         chooser, buttons, _message, _image = live._live(live.picture()).children
         for toggle in chooser.children[1:]:
             toggle.value = toggle.description in ("user", "uts")
+        before = children()
         buttons.children[0].click()
-        ours, theirs = namespaces_of(), below_notebook()[1].namespaces
+        [started] = [process for pid, process in children().items() if pid not in before]
+        ours, theirs = namespaces_of(), started.namespaces
 
         assert {kind for kind in KINDS if ours.get(kind) != theirs.get(kind)} == {"user", "uts"}
 
@@ -98,13 +105,13 @@ def test_static_form_is_the_picture_with_its_words():
 
 def test_closed_map_is_shown_as_it_is_and_still_works():
     """A notebook that ran to its end has closed the map; its reader begins to play only then."""
-    live = NamespaceMap()
-    live.start()
-    _chooser, buttons, _message, image = live._live(live.picture()).children
-    before = image.value
-    live.close()
-    assert image.value != before
+    with NamespaceMap() as live:
+        live.start()
+        _chooser, buttons, _message, image = live._live(live.picture()).children
+        before = image.value
+        live.close()
+        assert image.value != before
 
-    buttons.children[0].click()
-    assert len(below_notebook()) == 2
-    live.close()
+        others = children()
+        buttons.children[0].click()
+        assert len(children().keys() - others.keys()) == 1
