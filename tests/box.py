@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from leftovers import control_groups
+
 from cnlab.clock import wait_until
 from cnlab.containers import bundle, runtime
 
@@ -163,13 +165,7 @@ class Box:
 
     def is_gone(self) -> bool:
         """Whether nothing of the container is left: state, process, cgroups."""
-        named = (
-            [path for path in Path("/sys/fs/cgroup").glob(f"**/*{self.id}*")] if self._has_cgroups() else []
-        )
-        return not os.path.exists(f"{self.root}/{self.id}") and not named
-
-    def _has_cgroups(self) -> bool:
-        return os.path.isdir("/sys/fs/cgroup")
+        return not os.path.exists(f"{self.root}/{self.id}") and not control_groups(f"*{self.id}*")
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
         return wait_until(condition, timeout_s=20, what=what)

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import nbformat
+from leftovers import control_groups
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from student import ROOT
 
@@ -96,22 +97,29 @@ def running_hub(*arguments: str, students: int = 2, env: dict[str, str] | None =
                 [*command, *arguments], stdout=output, stderr=output, env=os.environ | (env or {})
             )
         hub = Hub(process, log, port, users)
+        groups = []
         try:
             wait_until(lambda: "is now running" in hub.log or process.poll() is not None, timeout_s=60)
             assert process.poll() is None, hub.log
+            groups = groups_of(users)
             yield hub
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGINT)
             process.wait(60)
         assert process.returncode == 0, hub.log
-        assert [] == left_of(users, port)
+        assert [] == left_of(users, groups, port)
 
 
-def left_of(users: list[str], port: int) -> list[str]:
+def groups_of(users: list[str]) -> list[str]:
+    """The names of the control groups that their servers get; to be asked while there are these users."""
+    return [f"cnlab-hub-{pwd.getpwnam(user).pw_uid}" for user in users]
+
+
+def left_of(users: list[str], groups: list[str], port: int) -> list[str]:
     """What a hub has left behind: users, homes, groups, servers."""
     left = [user for user in users if _exists(user)]
-    left += [str(path) for path in Path("/sys/fs/cgroup").rglob("cnlab-hub-*")]
+    left += [path for group in groups for path in control_groups(group)]
     for number in range(port, port + 3):
         with socket.socket() as probe:
             left += [f"port {number}"] if probe.connect_ex(("127.0.0.1", number)) == 0 else []

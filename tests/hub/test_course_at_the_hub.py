@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hub.running_hub import ASSIGNMENT, Hub, played
+from hub.running_hub import ASSIGNMENT, Hub, groups_of, played
+from leftovers import control_groups
 
 from cnlab.clock import wait_until
 from cnlab.grading.steps.arrivals import TIMESTAMP, arrivals
@@ -42,10 +43,10 @@ def scores(hub: Hub) -> dict[str, float]:
 
 def limits(hub: Hub, user: str) -> dict[str, str]:
     """The limits of the group of a user's server, by file; version 1 or 2 of control groups."""
-    name = f"cnlab-hub-{pwd.getpwnam(user).pw_uid}"
+    [name] = groups_of([user])
     files = ("memory.limit_in_bytes", "memory.max", "pids.max")
-    found = (path for file in files for path in Path("/sys/fs/cgroup").rglob(f"{name}/{file}"))
-    return {path.name: path.read_text().strip() for path in found}
+    found = (Path(group, file) for group in control_groups(name) for file in files)
+    return {path.name: path.read_text().strip() for path in found if path.exists()}
 
 
 @pytest.fixture(scope="module")

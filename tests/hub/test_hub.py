@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from urllib.request import HTTPCookieProcessor, build_opener
 
 import pytest
-from hub.running_hub import HUB, free_ports, left_of
+from hub.running_hub import HUB, free_ports, groups_of, left_of
 
 from cnlab.clock import wait_until
 from cnlab.grading.hub.demonstration import demonstration
@@ -75,11 +75,12 @@ def test_hub_that_is_killed_leaves_nothing():
         lines = iter(process.stdout.readline, "")
         assert any("is now running" in line for line in lines)
         root = Path(pwd.getpwnam(users[0]).pw_dir).parents[1]
+        groups = groups_of(users)
         process.kill()
         process.stdout.read()  # until everybody who could write there has gone
-    wait_until(lambda: not left_of(users, port) and not root.exists(), timeout_s=30)
+    wait_until(lambda: not left_of(users, groups, port) and not root.exists(), timeout_s=30)
 
-    assert [] == left_of(users, port)
+    assert [] == left_of(users, groups, port)
 
 
 @pytest.mark.needs_root

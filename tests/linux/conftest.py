@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from leftovers import control_groups
 
 from cnlab.linux.mounts import read_mountinfo
 from cnlab.linux.namespaces import spawn
@@ -20,7 +21,7 @@ def _what_there_is(temporary: str) -> dict[str, object]:
         "children": Path(f"/proc/self/task/{os.getpid()}/children").read_text().split(),
         "mounts": [mount for mount in read_mountinfo() if mount.mount_point.startswith(temporary)],
         "files": len(os.listdir("/proc/self/fd")),
-        "cgroups": [path for root in roots for path in Path(root).rglob("cnlab-*")],
+        "cgroups": [path for root in roots for path in control_groups(f"cnlab-test-{os.getpid()}*", root)],
         "cgroup": Path("/proc/self/cgroup").read_text(),
         "hostname": os.uname().nodename,
     }

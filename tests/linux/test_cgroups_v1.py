@@ -1,3 +1,4 @@
+import os
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from cnlab.linux.cgroups_v1 import (
     translate,
 )
 from cnlab.linux.mounts import parse_mountinfo, read_mountinfo
+
+NAME = f"cnlab-test-{os.getpid()}"  # nobody else makes groups of that name
 
 MOUNTINFO = """31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
 32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
@@ -97,7 +100,7 @@ class TestWithItsTrees:
 
     def test_group_is_in_the_trees_that_its_limits_need(self):
         """One directory of the name in each."""
-        with CgroupV1("cnlab-test", memory_max="64M", pids_max=10) as group:
+        with CgroupV1(NAME, memory_max="64M", pids_max=10) as group:
             assert set(group.paths) == {"memory", "pids"}
             assert group.read("memory.limit_in_bytes") == f"{64 << 20}\n"
 
@@ -106,20 +109,20 @@ class TestWithItsTrees:
     def test_program_is_in_the_group_in_every_tree(self):
         """Moved in while it waits to begin."""
         with (
-            CgroupV1("cnlab-test", memory_max="64M", pids_max=10) as group,
+            CgroupV1(NAME, memory_max="64M", pids_max=10) as group,
             group.spawn(["sleep", "60"]) as child,
         ):
             assert group.pids() == [child.pid]
             membership = parse_membership(Path(f"/proc/{child.pid}/cgroup").read_text())
-            assert membership["pids"].endswith("/cnlab-test")
-            assert membership["memory"].endswith("/cnlab-test")
+            assert membership["pids"].endswith(f"/{NAME}")
+            assert membership["memory"].endswith(f"/{NAME}")
 
     def test_limits_limit(self):
         """Memory by the OOM killer, forks by EAGAIN, CPU by throttling."""
         greedy = [sys.executable, "-ISc", "bytearray(b'x') * (64 << 20)"]
         busy = [sys.executable, "-ISc", "import time\nwhile time.process_time() < 0.2: pass"]
         forks = ["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 60 & done; wait"]
-        with CgroupV1("cnlab-test", memory_max="24M", pids_max=5, cpu_max=(20_000, 100_000)) as group:
+        with CgroupV1(NAME, memory_max="24M", pids_max=5, cpu_max=(20_000, 100_000)) as group:
             assert group.run(greedy).returncode == -signal.SIGKILL
             assert "Cannot fork" in group.run(forks).stderr
             assert group.run(busy).returncode == 0
@@ -128,19 +131,19 @@ class TestWithItsTrees:
 
     def test_limit_that_the_kernel_refuses_leaves_no_directory(self):
         """The quota of a child may not exceed that of its parent."""
-        with CgroupV1("cnlab-test", cpu_max=(20_000, 100_000)) as group:
+        with CgroupV1(NAME, cpu_max=(20_000, 100_000)) as group:
             (group.paths["cpu"] / "cgroup.procs").read_text()
-            existing = list(own_group("cpu").glob("*/"))
+            existing = list(own_group("cpu").glob(f"{NAME}*/"))
             with pytest.raises(FileExistsError):
-                CgroupV1("cnlab-test", pids_max=3, cpu_max=(20_000, 100_000)).__enter__()
+                CgroupV1(NAME, pids_max=3, cpu_max=(20_000, 100_000)).__enter__()
 
-            assert list(own_group("cpu").glob("*/")) == existing
-            assert not (own_group("pids") / "cnlab-test").exists()
+            assert list(own_group("cpu").glob(f"{NAME}*/")) == existing
+            assert not (own_group("pids") / NAME).exists()
 
     def test_end_of_block_kills_one_by_one(self):
         """There is no cgroup.kill; who forks meanwhile is found the next time."""
         program = ["sh", "-c", "setsid sleep 60 & setsid sleep 60 & wait"]
-        with CgroupV1("cnlab-test", pids_max=20) as group, group.spawn(program):
+        with CgroupV1(NAME, pids_max=20) as group, group.spawn(program):
             pass
 
         assert not any(path.exists() for path in group.paths.values())

@@ -84,10 +84,13 @@ def test_empty_table_has_no_mounts():
 
 def test_findmnt_reads_the_same_table():
     """util-linux decides."""
-    table = subprocess.check_output(["findmnt", "--json", "--list", "--output", "TARGET,FSTYPE"])
-    theirs = [(row["target"], row["fstype"]) for row in json.loads(table)["filesystems"]]
+    with open("/proc/self/mountinfo") as table:  # as it is now: on the machine others mount as they please
+        now = table.read()
+    command = ["findmnt", "--tab-file=/dev/stdin", "--json", "--list", "--output", "TARGET,FSTYPE"]
+    listing = subprocess.check_output(command, input=now, text=True)
+    theirs = [(row["target"], row["fstype"]) for row in json.loads(listing)["filesystems"]]
 
-    assert sorted(theirs) == sorted((mount.mount_point, mount.fs_type) for mount in read_mountinfo())
+    assert sorted(theirs) == sorted((mount.mount_point, mount.fs_type) for mount in parse_mountinfo(now))
 
 
 def test_process_that_is_gone_has_no_mounts(gone):

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from leftovers import own_files
 from notebook import Notebook
 from student import Student
 
@@ -155,7 +156,7 @@ def _children(pid: int) -> list[int]:
 @pytest.mark.parametrize("victim", ["launcher", "guard", "linux.uml", "process 1", "the notebook's process"])
 def test_killing_any_process_of_a_machine_ends_the_machine(victim: str) -> None:
     """`kill -9` from outside, by an out-of-memory killer for one: no process and no file stay."""
-    before = set(Path(os.environ["TMPDIR"]).iterdir()) | set(Path("/dev/shm").iterdir())
+    before = own_files()
     notebook = Notebook()
     notebook.__enter__()
     launcher = notebook.launcher_pid
@@ -174,7 +175,7 @@ def test_killing_any_process_of_a_machine_ends_the_machine(victim: str) -> None:
     notebook.client.stop_channels()
     notebook.manager.shutdown_kernel(now=True)
 
-    assert set(Path(os.environ["TMPDIR"]).iterdir()) | set(Path("/dev/shm").iterdir()) == before
+    assert own_files() == before
 
 
 def _runs(pid: int) -> bool:

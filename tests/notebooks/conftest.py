@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from student import Student
 
 from cnlab.clock import wait_until
-from cnlab.linux.mounts import read_mountinfo
+from cnlab.linux.mounts import Mount, read_mountinfo
 from cnlab.linux.namespaces import namespaces_of
 
 ROOT = Path(__file__).parents[2]
@@ -68,13 +68,23 @@ def footprint(student: Student, results: Path) -> Footprint:
     return Footprint(
         processes=processes,
         namespaces=frozenset(str(space) for pid in processes for space in namespaces_of(pid).values()),
-        mounts=frozenset(f"{mount.source} on {mount.mount_point}" for mount in mounts),
+        mounts=frozenset(
+            f"{mount.source} on {mount.mount_point}" for mount in mounts if _is_of(student, mount)
+        ),
         cgroups=frozenset(belongings(student, trees)),
         files=frozenset(
             path
             for path in belongings(student, [student.home, *open_to_all])
             if not path.is_relative_to(results)
         ),
+    )
+
+
+def _is_of(student: Student, mount: Mount) -> bool:
+    """Whether it is at home, or of a file system that the student serves; root may mount elsewhere."""
+    return (
+        Path(mount.mount_point).is_relative_to(student.home)
+        or f"user_id={student.uid}" in mount.super_options
     )
 
 

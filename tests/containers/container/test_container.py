@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from leftovers import control_groups
 
 from cnlab.clock import wait_until
 from cnlab.containers.container import Container, ContainerError, find, run
@@ -52,7 +53,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def left_of(container: Container, place: Path) -> list[str]:
     """What is there of a container that should be gone."""
     mounts = [mount.mount_point for mount in read_mountinfo() if mount.mount_point.startswith(str(place))]
-    groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/cnlab/{container.id}")]
+    groups = control_groups(container.id)
     states = [str(path) for path in Path("/run").glob(f"**/{container.id}")]
     return [*mounts, *groups, *states, *map(str, place.glob("cnlab-container-*"))]
 

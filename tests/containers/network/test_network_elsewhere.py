@@ -11,6 +11,7 @@ TESTS = Path(__file__).parents[2]
 FILES = (
     *(
         "conftest.py",
+        "leftovers.py",
         "student.py",
         "netlab.py",
         "containers/network/test_network.py",

@@ -25,6 +25,8 @@ HYBRID = """31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 """
 
+ABOVE = f"cnlab-test-{os.getpid()}"  # the group that holds those of these tests, and nobody else's
+
 has_version_1 = pytest.mark.skipif(
     all(tree.version == 2 for tree in find_trees()), reason="this host has cgroup v2 alone"
 )
@@ -61,7 +63,7 @@ def test_path_for_systemd_is_refused_with_what_to_do():
 
 
 @contextlib.contextmanager
-def groups(resources=None, *, path="/cnlab-test/demo"):
+def groups(resources=None, *, path=f"/{ABOVE}/demo"):
     made = Cgroups.create(path, "demo", resources or {})
     try:
         yield made
@@ -124,9 +126,7 @@ class TestVersion1:
         with groups() as made, member(made) as child:
             lines = Path(f"/proc/{child.pid}/cgroup").read_text().splitlines()
 
-            assert len([line for line in lines if line.endswith(":/cnlab-test/demo")]) == len(
-                made.directories
-            )
+            assert len([line for line in lines if line.endswith(f":/{ABOVE}/demo")]) == len(made.directories)
             assert made.pids() == [child.pid]
 
     def test_caller_enters_by_itself(self):
@@ -137,7 +137,7 @@ class TestVersion1:
             print(Path("/proc/self/cgroup").read_text())
 
         with groups() as made, spawn(enter, capture=True) as child:
-            assert child.stdout.read().count(":/cnlab-test/demo\n") == len(made.directories)
+            assert child.stdout.read().count(f":/{ABOVE}/demo\n") == len(made.directories)
 
     def test_devices_are_denied(self):
         with groups({"devices": [{"allow": False, "access": "rwm"}]}) as made:
@@ -189,9 +189,15 @@ class TestVersion1:
                 assert init.wait(timeout_s=10) == -signal.SIGKILL
 
     def test_stats_count_what_was_used(self):
+        burn = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 60"
         with groups({"pids": {"limit": 20}, "memory": {"limit": 64 << 20}}) as made:
-            burn = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; sleep 60"
-            with member(made, ("sh", "-c", burn)):
+
+            def enter():
+                """By itself: a shell that is moved may have forked before, and its child stays outside."""
+                made.enter_self()
+                os.execvp("sh", ["sh", "-c", burn])
+
+            with spawn(enter):
                 wait_until(lambda: len(made.pids()) == 2, timeout_s=20)
                 stats = made.stats()
 
@@ -214,12 +220,12 @@ class TestVersion1:
                 os.makedirs(f"{directory}/inner/most")
         made.remove()
 
-        left = [tree.mount_point for tree in find_trees() if Path(tree.mount_point, "cnlab-test").exists()]
+        left = [tree.mount_point for tree in find_trees() if Path(tree.mount_point, ABOVE).exists()]
         assert left == []
 
     def test_group_above_stays_with_the_others_in_it(self):
-        with groups(path="/cnlab-test/one"):
-            with groups(path="/cnlab-test/two") as made:
+        with groups(path=f"/{ABOVE}/one"):
+            with groups(path=f"/{ABOVE}/two") as made:
                 above = [os.path.dirname(directory) for directory in made.directories]
             assert all(map(os.path.isdir, above))
 
@@ -227,22 +233,22 @@ class TestVersion1:
         """Its limits may be the administrator's, so it is neither changed nor removed."""
         with groups() as made:
             with pytest.raises(FileExistsError) as caught:
-                Cgroups.create("/cnlab-test/demo", "demo", {"pids": {"limit": 1}})
+                Cgroups.create(f"/{ABOVE}/demo", "demo", {"pids": {"limit": 1}})
 
             assert read(made, "pids", "pids.max") == "max"
         assert caught.value.__notes__ == ["Hint: choose another cgroupsPath, or remove what was left there"]
 
     def test_failure_leaves_nothing(self):
         with pytest.raises(OSError, match=r"write\(.*cpuset\.cpus, '4000'\)") as caught:
-            Cgroups.create("/cnlab-test/demo", "demo", {"cpu": {"cpus": "4000"}})
+            Cgroups.create(f"/{ABOVE}/demo", "demo", {"cpu": {"cpus": "4000"}})
 
         assert caught.value.errno in (errno.EINVAL, errno.ERANGE)
-        assert not any(Path(tree.mount_point, "cnlab-test").exists() for tree in find_trees())
+        assert not any(Path(tree.mount_point, ABOVE).exists() for tree in find_trees())
 
     def test_missing_controller_is_told(self):
         given = {"network": {"classID": 1}}
         with pytest.raises(MissingFeature, match="no group with controller 'net_cls'"):
-            Cgroups.create("/cnlab-test/demo", "demo", given)
+            Cgroups.create(f"/{ABOVE}/demo", "demo", given)
 
     def test_group_in_use_is_not_removed(self, monkeypatch):
         """Somebody who still runs there is told, not lost."""
@@ -258,8 +264,8 @@ class TestVersion1:
         with groups() as made:
             shown = {name: (options, group) for name, options, group in made.mounts()}
 
-        assert shown["systemd"] == ("none,name=systemd", "/sys/fs/cgroup/systemd/cnlab-test/demo")
-        assert shown["memory"] == ("memory", "/sys/fs/cgroup/memory/cnlab-test/demo")
+        assert shown["systemd"] == ("none,name=systemd", f"/sys/fs/cgroup/systemd/{ABOVE}/demo")
+        assert shown["memory"] == ("memory", f"/sys/fs/cgroup/memory/{ABOVE}/demo")
 
 
 @pytest.mark.as_student
@@ -471,13 +477,13 @@ def _limits_by_runc(bundle, resources):
     subprocess.run([*runc, "spec"], cwd=bundle, check=True)
     config = json.loads((bundle / "config.json").read_text())
     config["process"] |= {"args": ["/bin/busybox", "true"], "terminal": False}
-    config["linux"] |= {"resources": resources, "cgroupsPath": "/cnlab-runc/demo"}
+    config["linux"] |= {"resources": resources, "cgroupsPath": f"/{ABOVE}/demo"}
     (bundle / "config.json").write_text(json.dumps(config))
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "check": True}
     subprocess.run([*runc, "create", "demo"], cwd=bundle, **quiet)
     try:
-        return written({tree.name: f"{tree.mount_point}/cnlab-runc/demo" for tree in find_trees()})
+        return written({tree.name: f"{tree.mount_point}/{ABOVE}/demo" for tree in find_trees()})
     finally:
         subprocess.run([*runc, "delete", "--force", "demo"], **quiet)
-        for directory in Path("/sys/fs/cgroup").glob("*/cnlab-runc"):
+        for directory in Path("/sys/fs/cgroup").glob(f"*/{ABOVE}"):
             directory.rmdir()
