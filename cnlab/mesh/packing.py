@@ -13,6 +13,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2, json_format
 
 from cnlab.errors import InvalidValue
@@ -46,6 +47,16 @@ def from_any(packed: any_pb2.Any) -> Json:
     _load(packed.type_url.removeprefix(TYPE).rpartition(".")[0])
     plain: Json = _plain(json_format.MessageToDict(packed, preserving_proto_field_name=True))
     return plain
+
+
+def as_fields(name: str, version: str, packed: any_pb2.Any) -> tuple[bytes, bytes]:
+    """Return a resource on the wire as a field of a DiscoveryResponse, and of a DeltaDiscoveryResponse.
+
+    Messages may be joined on the wire: the fields of one after those of another are the fields of both.
+    """
+    resource = discovery_pb2.Resource(name=name, version=version, resource=packed)
+    in_world = discovery_pb2.DiscoveryResponse(resources=[packed]).SerializeToString()
+    return in_world, discovery_pb2.DeltaDiscoveryResponse(resources=[resource]).SerializeToString()
 
 
 def _plain(value: Any) -> Any:

@@ -1,8 +1,7 @@
 """All that one proxy is to know, at one moment: a versioned, consistent snapshot.
 
-A resource is packed once, however many proxies get it: equal dicts are the same object, with the same
-version, which is a hash of their content. So a control plane that starts anew gives its resources the versions
-they had, and nothing is sent twice.
+A resource is packed once, however many proxies get it: equal dicts are the same object. Its version is a hash
+of its content, so a control plane that starts anew gives its resources the versions they had.
 
     snapshot = Snapshot.of("7", {CDS: [cluster("reviews")], EDS: [assignment("reviews", endpoints)]})
     snapshot.check_consistent()
@@ -21,7 +20,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from cnlab.mesh.errors import MeshError
-from cnlab.mesh.packing import from_any, to_any
+from cnlab.mesh.packing import as_fields, from_any, to_any
 from cnlab.mesh.references import Reference, references
 from cnlab.mesh.resources import KIND, ORDER, TYPE, Json, name_of
 
@@ -37,10 +36,13 @@ class Resource:
     type_url: str
     name: str
     version: str
-    body: bytes
-    """The message on the wire."""
-    needs: tuple[Reference, ...] | None = ()
+    needs: tuple[Reference, ...] | None
     """What it names: (type URL, name) each. None: unknown, as of something that only a client has."""
+    body: bytes = b""
+    """The message on the wire."""
+    in_world: bytes = b""
+    in_delta: bytes = b""
+    """The same as a field of either kind of response: to answer is to join bytes, not to serialize anew."""
 
     def to_dict(self) -> Json:
         """Return it as the dict that Envoy's documentation shows."""
@@ -63,9 +65,10 @@ def pack(type_url: str, resource: Mapping[str, Any]) -> Resource:
     packed = _PACKED.get(version)
     if packed is None:
         plain = {key: value for key, value in resource.items() if key != "@type"}
-        body = to_any(type_url, plain).value
-        name = name_of(type_url, resource)
-        packed = Resource(type_url, name, version, body, tuple(references(type_url, resource)))
+        message = to_any(type_url, plain)
+        name, needs = name_of(type_url, resource), tuple(references(type_url, resource))
+        in_world, in_delta = as_fields(name, version, message)
+        packed = Resource(type_url, name, version, needs, message.value, in_world, in_delta)
         _PACKED[version] = packed
     return packed
 
