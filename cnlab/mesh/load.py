@@ -1,7 +1,7 @@
 """Send requests and write down what came of each: a load generator that never tries again.
 
-Interface: ``load(url, rate=200, seconds=3)`` returns a `Load`; ``with loading(url, concurrency=8) as running:``
-sends in the background for as long as the block, which reads ``running.so_far``.
+Interface: ``load(url, rate=200, seconds=3)`` returns a `Load`; ``with loading(url) as running:`` sends in the
+background for as long as the block, which reads ``running.so_far``.
 
 An *open loop* (`rate`) sends when the clock says so, like users who do not know of each other; a request that
 had to wait for its turn counts from when it was due. A *closed loop* (`concurrency`) has so many clients who
