@@ -48,8 +48,9 @@ class Signals:
 
     requests: int
     traffic_rps: float
-    errors: int  # responses of class 5xx
+    errors: int  # answers of class 5xx, and none at all
     p50_s: float | None
+    p95_s: float | None
     p99_s: float | None
     saturation: int  # requests in flight at the end: received, not yet answered
 
@@ -76,6 +77,11 @@ class Edge:
     def errors(self) -> int:
         """How many came back with 5xx, or not at all."""
         return self.signals.errors
+
+    @property
+    def p50_s(self) -> float | None:
+        """The latency that half of the requests stayed under."""
+        return self.signals.p50_s
 
     @property
     def p99_s(self) -> float | None:
@@ -208,6 +214,7 @@ def _growth(old: _Totals, new: _Totals, seconds: float, prefix: str) -> Signals:
         traffic_rps=requests / seconds,
         errors=round(by_class.get("5", 0)),
         p50_s=quantile(0.5, buckets),
+        p95_s=quantile(0.95, buckets),
         p99_s=quantile(0.99, buckets),
         saturation=round(new.get((f"{prefix}_active", ""), 0)),
     )
