@@ -96,6 +96,13 @@ class Snapshot:
             version, {kind: _by_name(pack(kind, one) for one in some) for kind, some in resources.items()}
         )
 
+    @classmethod
+    def holding(cls, version: str, resources: Iterable[Resource]) -> Snapshot:
+        """Return a snapshot of resources that are packed already."""
+        every = list(resources)
+        kinds = dict.fromkeys(one.type_url for one in every)
+        return cls(version, {kind: _by_name(one for one in every if one.type_url == kind) for kind in kinds})
+
     def __getitem__(self, type_url: str) -> Resources:
         return self.resources.get(type_url, _NONE)
 
