@@ -1,0 +1,169 @@
+"""One Envoy with a configuration that never changes, an upstream behind it and our gRPC services beside it.
+
+What a service of the mesh says to Envoy is tested with nothing but that service: no discovery, no mesh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import http.server
+import json
+import ssl
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+
+from cnlab.mesh import resources
+from cnlab.mesh.proxy import Proxy
+
+T = TypeVar("T")
+SERVICES = "xds-grpc"
+"""The cluster of our gRPC services."""
+
+
+class Services:
+    """An event loop in a thread, with a gRPC server in it that has what `add` adds."""
+
+    def __init__(self, *parts: Any) -> None:
+        self._parts = parts
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="services")
+
+    def __enter__(self) -> Services:
+        self._thread.start()
+        self.port = self.run(self._serve())
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.run(self._server.stop(None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the event loop and return its result."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+
+    async def _serve(self) -> int:
+        self._server = grpc.aio.server()
+        for part in self._parts:
+            part.add_to(self._server)
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        return port
+
+
+class _Echo(http.server.BaseHTTPRequestHandler):
+    """Answers with the headers that it got; ``/status/503`` with that status."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:  # noqa: N802
+        words = self.path.partition("?")[0].split("/")
+        status = int(words[2]) if words[1:2] == ["status"] else 200
+        body = json.dumps({name.lower(): value for name, value in self.headers.items()}).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.send_header("x-served-by", "echo-v1")
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_PUT = do_DELETE = do_GET
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Write nothing."""
+
+
+@contextlib.contextmanager
+def upstream() -> Iterator[int]:
+    """Run an HTTP server that tells what it was asked; yield its port."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Echo) as server:
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.02}, name="upstream"
+        )
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back over HTTP."""
+
+    status: int
+    body: str
+    headers: dict[str, str]
+
+
+def listener(name: str, chains: list[Any], **fields: Any) -> Any:
+    """Return a listener on any free port of the loopback."""
+    return resources.listener(name, "127.0.0.1", 0, chains, **fields)
+
+
+def manager(name: str, routes: list[Any], filters: list[Any] = [], **fields: Any) -> Any:  # noqa: B006
+    """Return an HTTP connection manager that has its routes in it."""
+    hosts = [resources.virtual_host(name, ["*"], routes)]
+    return resources.http_connection_manager(
+        name, resources.route_configuration(name, hosts), filters, **fields
+    )
+
+
+@contextlib.contextmanager
+def envoy(
+    listeners: list[Any],
+    *,
+    app: int = 1,
+    services: int = 1,
+    clusters: list[Any] = [],  # noqa: B006
+    node: str = "ratings-v1-0",
+    **fields: Any,
+) -> Iterator[Callable[[str], int]]:
+    """Run an Envoy with clusters ``app`` and `SERVICES`; yield what tells the port of a listener."""
+    bootstrap = {
+        "node": {"id": node, "cluster": node.split("-")[0]},
+        "admin": {"address": resources.socket_address("127.0.0.1", 0)},
+        "static_resources": {
+            "listeners": listeners,
+            "clusters": [
+                resources.static_cluster("app", [("127.0.0.1", app)]),
+                resources.grpc_cluster(SERVICES, "127.0.0.1", services),
+                *clusters,
+            ],
+        },
+        **fields,
+    }
+    with Proxy(node, bootstrap) as proxy:
+
+        def port_of(name: str) -> int:
+            found = next(one for one in proxy.listeners() if one["name"] == name)
+            return int(found["local_address"]["socket_address"]["port_value"])
+
+        yield port_of
+
+
+def ask(
+    port: int,
+    path: str = "/",
+    *,
+    method: str = "GET",
+    headers: dict[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Answer:
+    """Send one request on a connection of its own."""
+    if tls:
+        connection: Any = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=tls)
+    else:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request(method, path, headers=headers or {})
+        response = connection.getresponse()
+        body = response.read().decode()
+        return Answer(response.status, body, {name.lower(): value for name, value in response.getheaders()})
