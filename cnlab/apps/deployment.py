@@ -132,6 +132,10 @@ class Deployment:
             }
         )
 
+    def counts_by_instance(self, service: str) -> dict[str, dict[str, int]]:
+        """Return how many requests each instance of a service has had, by who sent them."""
+        return {running.name: count(running)["by"] for running in self._instances_of(service)}
+
     def _instances_of(self, service: str) -> list[Running]:
         self.application.service(service)
         return [running for instance, running in self._running.items() if instance.service.name == service]

@@ -105,6 +105,11 @@ class RunningProcess:
         """Whether it has not ended."""
         return self._process.poll() is None
 
+    @property
+    def returncode(self) -> int | None:
+        """How it ended: 0 by itself, -9 by SIGKILL; None as long as it runs."""
+        return self._process.poll()
+
     def wait_ready(self, timeout_s: float = 20.0) -> None:
         """Return as soon as it says that it serves.
 
@@ -174,6 +179,11 @@ class ProcessLauncher:
             running = self._in_spawner(instance, environment, command, descriptors, note)
             self._started.append(running)
         return running
+
+    @property
+    def started(self) -> tuple[RunningProcess, ...]:
+        """All that was started here since it was closed last."""
+        return tuple(self._started)
 
     def close(self) -> None:
         """End all that was started here, politely and all at once."""
