@@ -63,7 +63,7 @@ class _Echo(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         words = self.path.partition("?")[0].split("/")
         status = int(words[2]) if words[1:2] == ["status"] else 200
         body = json.dumps({name.lower(): value for name, value in self.headers.items()}).encode()
@@ -73,7 +73,7 @@ class _Echo(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_PUT = do_DELETE = do_GET
+    do_PUT = do_DELETE = do_GET  # noqa: N815
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Write nothing."""

@@ -6,8 +6,8 @@ one more message in the path of each request. The server counts in fixed windows
 implementation does: the minute from 12:00 and not the minute until now, so that twice the quota may pass
 around a window's edge.
 
-See: Envoy, "Global rate limiting", "Local rate limit" and ``envoy.service.ratelimit.v3``; the response headers
-are those of draft-polli-ratelimit-headers-03, as Envoy has them.
+See: Envoy, "Global rate limiting", "Local rate limit" and ``envoy.service.ratelimit.v3``; the response
+headers are those of draft-polli-ratelimit-headers-03, as Envoy has them.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ FLAGS = {
     "fault_injected": "FI",
     "rate_limited": "RL",
     "unauthorized_details": "UAEX",
-    "rate_limit_service_error": "RLSE",
+    "rate_limit_service_error": "RLSE",  # codespell:ignore
     "downstream_connection_termination": "DC",
     "upstream_retry_limit_exceeded": "URX",
     "stream_idle_timeout": "SI",
@@ -241,6 +241,7 @@ def _signals(records: Sequence[Record], window_s: float, in_flight: int) -> Sign
         traffic_rps=len(records) / window_s if window_s else 0.0,
         errors=sum(record.is_error for record in records),
         p50_s=percentile(durations, 0.50),
+        p95_s=percentile(durations, 0.95),
         p99_s=percentile(durations, 0.99),
         saturation=in_flight,
     )

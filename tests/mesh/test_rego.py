@@ -48,7 +48,7 @@ REFUSED = {
     ),
     "an open brace": ("package mesh\nallow if {\n\tinput.zero == 0\n", "line 2: this is unclosed"),
     "a value that is missing": ("package mesh\nallow :=\n", "line 2: Invalid assignment operator: allow :="),
-    "no package": ("pakage mesh\nallow := true", "line 1: Invalid literal: pakage mesh"),
+    "no package": ("module mesh\nallow := true", "line 1: Invalid literal: module mesh"),
     "nothing": ("", "line 1: Invalid file"),
     "another package": ("package ratings\nallow := true", "its package is ratings; write 'package mesh'"),
     "letters of two bytes before": ("package mesh\n# ÄÖÜß\nallow if 1 ==\n", "line 3:"),
