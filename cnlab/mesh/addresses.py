@@ -1,0 +1,104 @@
+"""Addresses without root: each instance has a loopback address of its own, so ports are the field's own.
+
+All of 127.0.0.0/8 belongs to the loopback interface, and any user may listen there. A mesh reserves one /24
+of it, the first address for the control plane, the second for the ingress gateway, others for instances.
+
+See: RFC 1122, 3.2.1.3 (g); "Ports used by Istio" in Istio's application requirements
+"""
+
+import contextlib
+import random
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from cnlab.mesh.errors import MeshError, PortTaken
+
+_ATTEMPTS = 50
+_FIRST_INSTANCE, _LAST_INSTANCE = 10, 254
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where everything listens, on its own address; the numbers are Istio's."""
+
+    app: int = 9080
+    gateway: int = 8080
+    admin: int = 15000
+    outbound: int = 15001
+    inbound: int = 15006
+    xds: int = 15010
+    monitoring: int = 15014
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+    @property
+    def of_sidecar(self) -> dict[str, int]:
+        """Those of a sidecar."""
+        return {"admin": self.admin, "outbound": self.outbound, "inbound": self.inbound}
+
+
+class Subnet:
+    """A /24 of the loopback network that this mesh has for itself."""
+
+    def __init__(self, network: str) -> None:
+        self.network = network  # "127.X.Y"
+        self._next = _FIRST_INSTANCE
+
+    def __repr__(self) -> str:
+        return f"<Subnet {self.network}.0/24>"
+
+    @property
+    def control_plane(self) -> str:
+        """Address of the control plane."""
+        return f"{self.network}.1"
+
+    @property
+    def gateway(self) -> str:
+        """Address of the ingress gateway."""
+        return f"{self.network}.2"
+
+    def take(self) -> str:
+        """Return an address that no instance has had."""
+        if self._next > _LAST_INSTANCE:
+            raise MeshError(f"{self.network}.0/24: all addresses for instances have been used")
+        self._next += 1
+        return f"{self.network}.{self._next - 1}"
+
+
+@contextlib.contextmanager
+def reserve(ports: Ports, *, choose: random.Random | None = None) -> Iterator[Subnet]:
+    """Reserve a /24 at random until the end of the block.
+
+    Raises:
+        PortTaken: a port is taken on every address, as by a server that listens on 0.0.0.0.
+    """
+    rng = choose or random.Random()
+    for _ in range(_ATTEMPTS):
+        network = f"127.{rng.randrange(1, 255)}.{rng.randrange(1, 255)}"
+        with socket.socket(socket.AF_UNIX) as reservation:
+            try:
+                reservation.bind(f"\0cnlab-mesh-{network}")  # abstract: gone with the process, one a netns
+            except OSError:
+                continue
+            for word, port in ports.as_dict().items():
+                check_free(f"{network}.{_LAST_INSTANCE}", port, word)
+            yield Subnet(network)
+            return
+    raise MeshError(f"no free /24 in 127.0.0.0/8 found in {_ATTEMPTS} attempts")
+
+
+def check_free(address: str, port: int, word: str) -> None:
+    """Find out whether we could listen there.
+
+    Raises:
+        PortTaken: somebody does already; `word` says what the mesh needs the port for.
+    """
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((address, port))
+        except OSError:
+            raise PortTaken(address, port, word) from None

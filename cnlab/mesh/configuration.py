@@ -1,0 +1,361 @@
+"""What the mesh shall do, as plain data: the part that people write.
+
+A `Configuration` never changes; each verb returns another one. It goes to the control plane as JSON, and the
+control plane makes Envoy's resources of it (`traffic`). Wrong words are refused here, before anything is
+sent; words that are Envoy's own (of a retry policy, of outlier detection) are checked against Envoy's
+protobuf there.
+
+    Configuration({"reviews": ("v1", "v2")}, "reviews").route("reviews", weights={"v1": 90, "v2": 10})
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from cnlab.errors import InvalidValue
+
+Json = dict[str, Any]
+MODES = ("strict", "permissive", "disable")
+PERIODS = ("second", "minute", "hour", "day")
+GATEWAY = "ingressgateway"
+
+_PATH_WORDS = ("prefix", "path", "safe_regex")
+_MATCH_WORDS = (*_PATH_WORDS, "method", "headers", "source")
+_HEADER_WORDS = ("exact", "prefix", "suffix", "contains", "regex", "present")
+_FAULT_WORDS = {"delay": ("fixed_delay", "percentage"), "abort": ("http_status", "percentage")}
+_CLUSTER_WORDS = (
+    "circuit_breakers",
+    "outlier_detection",
+    "connect_timeout",
+    "health_checks",
+    "load_balancing",
+    "max_requests_per_connection",
+    "tls",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """An instance of a service, and where it is."""
+
+    name: str
+    service: str
+    version: str
+    address: str
+    is_ready: bool = True  # one that is not has a sidecar, and gets no requests
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Where a request goes that matches, and how; what is empty is left to Envoy."""
+
+    match: Json = field(default_factory=dict)
+    to_service: str = ""  # another service than the one that was asked for
+    weights: dict[str, int] = field(default_factory=dict)  # by version; none: all versions, as they come
+    timeout: str = ""
+    retries: Json = field(default_factory=dict)
+    mirror: Json = field(default_factory=dict)
+    fault: Json = field(default_factory=dict)
+    rewrite: Json = field(default_factory=dict)
+    redirect: Json = field(default_factory=dict)
+    direct_response: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that has been said about one service."""
+
+    rules: tuple[Rule, ...] = ()  # with a match, in the order in which they were given
+    default: Rule = field(default_factory=Rule)
+    fault: Json = field(default_factory=dict)
+    cluster: Json = field(default_factory=dict)
+    mtls: str = ""  # "": as the mesh
+    rego: str = ""
+    rbac: tuple[Json, ...] = ()  # Istio's AuthorizationPolicy manifests
+    rate_limit: Json = field(default_factory=dict)
+    local_rate_limit: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The whole of it: what there is, and what shall happen."""
+
+    services: dict[str, tuple[str, ...]]  # their versions
+    entry: str  # the service that the gateway leads to
+    port: int = 9080
+    settings: dict[str, Settings] = field(default_factory=dict)
+    mtls: str = "permissive"
+    external: dict[str, tuple[str, ...]] = field(default_factory=dict)  # endpoints by host
+    ingress: tuple[Rule, ...] = ()  # none: all to `entry`
+    ingress_hosts: tuple[str, ...] = ("*",)
+
+    # Reading
+
+    def of(self, service: str) -> Settings:
+        """Return what has been said about a service."""
+        return self.settings.get(service, Settings())
+
+    def mtls_of(self, service: str) -> str:
+        """Return the mode in which a service receives."""
+        return self.of(service).mtls or self.mtls
+
+    def is_tls_to(self, service: str) -> bool:
+        """Say whether sidecars speak TLS to a service."""
+        return self.mtls_of(service) != "disable" and self.of(service).cluster.get("tls") != "disable"
+
+    def as_dict(self) -> Json:
+        """Return it as JSON's types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Json) -> Configuration:
+        """Read what `as_dict` wrote."""
+        return cls(
+            services={name: tuple(versions) for name, versions in data["services"].items()},
+            entry=data["entry"],
+            port=data["port"],
+            settings={name: _settings(one) for name, one in data["settings"].items()},
+            mtls=data["mtls"],
+            external={host: tuple(endpoints) for host, endpoints in data["external"].items()},
+            ingress=tuple(Rule(**rule) for rule in data["ingress"]),
+            ingress_hosts=tuple(data["ingress_hosts"]),
+        )
+
+    # The verbs
+
+    def route(self, service: str, *, match: Json | None = None, **words: Any) -> Configuration:
+        """Say where requests for `service` go; words that are None keep what was said before."""
+        settings = self._known(service)
+        match = _match(service, match or {}, self)
+        old = next((rule for rule in settings.rules if rule.match == match), Rule(match=match))
+        rule = self._rule(service, old if match else settings.default, words)
+        if not match:
+            return self._with(service, default=rule)
+        rules = [rule if one.match == match else one for one in settings.rules]
+        return self._with(service, rules=tuple(rules if rule in rules else [*rules, rule]))
+
+    def unroute(self, service: str) -> Configuration:
+        """Forget all that `route` said."""
+        self._known(service)
+        return self._with(service, rules=(), default=Rule())
+
+    def fault(self, service: str, *, delay: Json | None = None, abort: Json | None = None) -> Configuration:
+        """Let requests to `service` wait, or fail, before they leave the caller's sidecar."""
+        self._known(service)
+        given = {word: value for word, value in (("delay", delay), ("abort", abort)) if value is not None}
+        if not given:
+            raise InvalidValue(f"fault({service}): neither delay nor abort is given")
+        return self._with(service, fault={**self.of(service).fault, **_fault(service, given)})
+
+    def unfault(self, service: str) -> Configuration:
+        """Forget all that `fault` said."""
+        self._known(service)
+        return self._with(service, fault={})
+
+    def cluster(self, service: str, **words: Any) -> Configuration:
+        """Say how callers keep connections to `service`; words that are None keep what was said before."""
+        settings = self._known(service)
+        _only(f"cluster({service})", words, _CLUSTER_WORDS)
+        given = {word: value for word, value in words.items() if value is not None}
+        if "connect_timeout" in given:
+            _duration(f"cluster({service})", "connect_timeout", given["connect_timeout"])
+        if given.get("tls", "disable") not in ("istio_mutual", "disable"):
+            raise InvalidValue(f"cluster({service}): tls {given['tls']!r}: istio_mutual or disable")
+        return self._with(service, cluster={**settings.cluster, **given})
+
+    def uncluster(self, service: str) -> Configuration:
+        """Forget all that `cluster` said."""
+        self._known(service)
+        return self._with(service, cluster={})
+
+    def with_mtls(self, mode: str | None, service: str | None = None) -> Configuration:
+        """Say what sidecars accept: only TLS with a certificate of the mesh, both, or only plain text.
+
+        None means what it was at first: permissive for the mesh, and for a service what the mesh does.
+        """
+        if mode is not None and mode not in MODES:
+            raise InvalidValue(f"mtls: unknown mode {mode!r}; the modes are {', '.join(MODES)}")
+        if service is None:
+            return replace(self, mtls=mode or "permissive")
+        self._known(service)
+        return self._with(service, mtls=mode or "")
+
+    def policy(
+        self, service: str, *, rego: str | None = None, rbac: Sequence[Json] | None = None
+    ) -> Configuration:
+        """Let policies decide on each request that reaches `service`; None keeps what was said before."""
+        settings = self._known(service)
+        if rego is None and rbac is None:
+            raise InvalidValue(f"policy({service}): neither rego nor rbac is given")
+        manifests = settings.rbac if rbac is None else tuple(rbac)
+        return self._with(service, rego=settings.rego if rego is None else rego, rbac=manifests)
+
+    def unpolicy(self, service: str) -> Configuration:
+        """Forget what `policy` said."""
+        self._known(service)
+        return self._with(service, rego="", rbac=())
+
+    def rate_limit(
+        self, service: str, *, requests: int, per: str, by: str | None = None, local: bool = False
+    ) -> Configuration:
+        """Let `service` receive so many requests in a period; `local`: each instance, in its sidecar."""
+        self._known(service)
+        if requests < 1 or per not in PERIODS:
+            raise InvalidValue(
+                f"rate_limit({service}): {requests} per {per!r}: 1 or more per {', '.join(PERIODS)}"
+            )
+        limit: Json = {"requests": requests, "per": per}
+        if local:
+            return self._with(service, local_rate_limit=limit)
+        return self._with(service, rate_limit={**limit, "by": by or ""})
+
+    def unlimit(self, service: str) -> Configuration:
+        """Forget what `rate_limit` said."""
+        self._known(service)
+        return self._with(service, rate_limit={}, local_rate_limit={})
+
+    def with_external(self, host: str, endpoints: tuple[str, ...]) -> Configuration:
+        """Let services reach `host`, which is not of the mesh, at these ``address:port``."""
+        if host in self.services:
+            raise InvalidValue(f"external({host}): a service of the mesh has this name")
+        for endpoint in endpoints:
+            if not re.fullmatch(r"[^:\s]+:\d{1,5}", endpoint):
+                raise InvalidValue(f"external({host}): {endpoint!r} is no address:port")
+        if not endpoints:
+            raise InvalidValue(f"external({host}): no endpoint is given")
+        return replace(self, external={**self.external, host: tuple(endpoints)})
+
+    def unexternal(self, host: str) -> Configuration:
+        """Forget a host."""
+        return replace(self, external={name: ends for name, ends in self.external.items() if name != host})
+
+    def with_ingress(self, rules: list[Json], hosts: tuple[str, ...] = ("*",)) -> Configuration:
+        """Say what the gateway leads where; each rule is the words of `route` and ``service``."""
+        made = []
+        for rule in rules:
+            words = {**rule}
+            service = words.pop("service", self.entry)
+            self._known(service)
+            match = _match(GATEWAY, words.pop("match", {}), self)
+            made.append(self._rule(service, Rule(match=match, to_service=service), words))
+        return replace(self, ingress=tuple(made), ingress_hosts=tuple(hosts))
+
+    def uningress(self) -> Configuration:
+        """Let the gateway lead all to the entry again."""
+        return replace(self, ingress=(), ingress_hosts=("*",))
+
+    # What the verbs are made of
+
+    def _known(self, service: str) -> Settings:
+        if service not in self.services:
+            raise InvalidValue(f"unknown service {service!r}; there are {', '.join(sorted(self.services))}")
+        return self.of(service)
+
+    def _with(self, service: str, **changes: Any) -> Configuration:
+        return replace(self, settings={**self.settings, service: replace(self.of(service), **changes)})
+
+    def _rule(self, service: str, old: Rule, words: Mapping[str, Any]) -> Rule:
+        """Return `old` with the words that are given, each checked."""
+        given = {word: value for word, value in words.items() if value is not None}
+        known = [one.name for one in fields(Rule) if one.name != "match"]
+        _only(f"route({service})", given, (*known, "to"))
+        if "to" in given and "weights" in given:
+            raise InvalidValue(f"route({service}): give either to or weights")
+        if "to" in given:
+            given["weights"] = {given.pop("to"): 100}
+        target = given.get("to_service", old.to_service) or service
+        self._known(target)
+        if "weights" in given:
+            given["weights"] = self._weights(target, given["weights"])
+        elif "to_service" in given:
+            given["weights"] = {}
+        if "timeout" in given:
+            _duration(f"route({service})", "timeout", given["timeout"])
+        if "mirror" in given:
+            given["mirror"] = self._mirror(target, given["mirror"])
+        if "fault" in given:
+            given["fault"] = _fault(service, given["fault"])
+        return replace(old, **given)
+
+    def _weights(self, service: str, weights: Mapping[str, int]) -> dict[str, int]:
+        for version in weights:
+            self._version(service, version)
+        if any(not isinstance(weight, int) or weight < 0 for weight in weights.values()):
+            raise InvalidValue(f"route({service}): weights {dict(weights)} are not whole numbers from 0 on")
+        if sum(weights.values()) != 100:
+            raise InvalidValue(
+                f"route({service}): weights {dict(weights)} sum to {sum(weights.values())}, not to 100"
+            )
+        return dict(weights)
+
+    def _version(self, service: str, version: str) -> None:
+        versions = self.services[service]
+        if version not in versions:
+            raise InvalidValue(f"{service} has no version {version!r}; there are {', '.join(versions)}")
+
+    def _mirror(self, service: str, mirror: Json) -> Json:
+        _only(f"route({service}), mirror", mirror, ("to", "percent", "service"))
+        target = mirror.get("service") or service
+        self._known(target)
+        if mirror.get("to"):
+            self._version(target, mirror["to"])
+        _percent(f"route({service}), mirror", mirror.get("percent", 100))
+        return {"service": target, "to": mirror.get("to", ""), "percent": mirror.get("percent", 100)}
+
+
+def _settings(data: Json) -> Settings:
+    rules = tuple(Rule(**rule) for rule in data["rules"])
+    rest = {"rules": rules, "default": Rule(**data["default"]), "rbac": tuple(data["rbac"])}
+    return Settings(**{**data, **rest})
+
+
+def _match(service: str, match: Json, configuration: Configuration) -> Json:
+    where = f"route({service}), match"
+    _only(where, match, _MATCH_WORDS)
+    if len(paths := [word for word in _PATH_WORDS if word in match]) > 1:
+        raise InvalidValue(f"{where}: {' and '.join(paths)} exclude each other")
+    for word in ("prefix", "path"):
+        if word in match and not str(match[word]).startswith("/"):
+            raise InvalidValue(f"{where}: {word} {match[word]!r} does not begin with /")
+    if "source" in match:
+        configuration._known(match["source"])
+    for name, value in match.get("headers", {}).items():
+        if not re.fullmatch(r"[-!#$%&'*+.^_`|~0-9A-Za-z:]+", name):
+            raise InvalidValue(f"{where}: {name!r} is no name of a header")
+        if not isinstance(value, str):
+            if not isinstance(value, dict) or len(value) != 1:
+                raise InvalidValue(f"{where}: header {name}: a text, or one of {', '.join(_HEADER_WORDS)}")
+            _only(f"{where}, header {name}", value, _HEADER_WORDS)
+    return match
+
+
+def _fault(service: str, fault: Json) -> Json:
+    where = f"fault({service})"
+    _only(where, fault, tuple(_FAULT_WORDS))
+    for kind, words in fault.items():
+        _only(f"{where}, {kind}", words, _FAULT_WORDS[kind])
+        if (needed := _FAULT_WORDS[kind][0]) not in words:
+            raise InvalidValue(f"{where}, {kind}: {needed} is missing")
+        _percent(f"{where}, {kind}", words.get("percentage", 100))
+    if "delay" in fault:
+        _duration(where, "fixed_delay", fault["delay"]["fixed_delay"])
+    return fault
+
+
+def _only(where: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    unknown = [word for word in given if word not in known]
+    if unknown:
+        raise InvalidValue(f"{where}: unknown word {unknown[0]!r}; the words are {', '.join(known)}")
+
+
+def _duration(where: str, word: str, value: object) -> None:
+    if not isinstance(value, str) or not re.fullmatch(r"\d+(\.\d{1,9})?s", value):
+        raise InvalidValue(f"{where}: {word} {value!r} is no duration such as '0.5s'")
+
+
+def _percent(where: str, value: object) -> None:
+    if not isinstance(value, int | float) or not 0 <= value <= 100:
+        raise InvalidValue(f"{where}: {value!r} is not from 0 to 100 percent")

@@ -1,0 +1,71 @@
+"""What can go wrong in a mesh.
+
+    CnlabError
+    └── MeshError
+        ├── Rejected          a proxy refused a resource (NACK); what it had goes on serving
+        ├── NotAccepted       a proxy has not answered in time, neither ACK nor NACK
+        ├── PortTaken         something else listens where the mesh must
+        ├── ProgramEnded      a proxy, an app or the control plane has ended, or did not start
+        └── ControlPlaneDown  the control plane does not answer; traffic goes on without it
+
+A wrong argument is an `InvalidValue`, found before anything is sent.
+"""
+
+from cnlab.errors import CnlabError
+
+
+class MeshError(CnlabError):
+    """Base of all errors of the mesh."""
+
+
+class Rejected(MeshError):  # noqa: N818 - reads as the claim it makes
+    """A proxy refused what it was sent: `node`, the `resource` it names, its own words, and our `cause`."""
+
+    def __init__(self, node: str, type_name: str, words: str, *, cause: str = "", resource: str = "") -> None:
+        said = " ".join(words.split())
+        super().__init__(f"{cause or type_name}: Envoy of {node} refused the {type_name} update: {said}")
+        self.node = node
+        self.type_name = type_name
+        self.words = words
+        self.cause = cause
+        self.resource = resource
+        self.add_note("Hint: the configuration before it is still serving; this change has been taken back")
+
+
+class NotAccepted(MeshError):  # noqa: N818
+    """Proxies have answered neither ACK nor NACK in time; the message names them."""
+
+
+class PortTaken(MeshError):  # noqa: N818
+    """Something else listens at `address`:`port`, or at that port of every address."""
+
+    def __init__(self, address: str, port: int, word: str) -> None:
+        super().__init__(f"{address}:{port} is taken, the mesh needs it as {word!r}")
+        self.address = address
+        self.port = port
+        self.word = word
+        self.add_note(
+            f"Hint: ss -ltnp 'sport = :{port}' shows who listens; or choose another: "
+            f"Mesh(…, ports=Ports({word}={port + 1}))"
+        )
+
+
+class ProgramEnded(MeshError):  # noqa: N818
+    """A process of the mesh has ended when it should run; the end of its log says why."""
+
+    def __init__(self, name: str, happened: str, log: str = "") -> None:
+        last = [line for line in log.splitlines() if line.strip()][-1:]
+        super().__init__(f"{name}: {happened}" + "".join(f": {line.strip()[:300]}" for line in last))
+        self.name = name
+        self.log = log
+
+
+class ControlPlaneDown(MeshError):  # noqa: N818
+    """Nobody answers at the control plane's address; sidecars go on with what they have."""
+
+    def __init__(self, url: str, doing: str, reason: str) -> None:
+        super().__init__(f"{doing}: the control plane at {url} does not answer ({reason})")
+        self.url = url
+        self.add_note(
+            "Hint: traffic goes on as it was configured; restart it by mesh.control_plane.restart()"
+        )

@@ -1,0 +1,135 @@
+"""The instances of a mesh: started side by side, stopped without losing a request."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from cnlab import apps
+from cnlab.apps.launcher import Launcher
+from cnlab.clock import wait_until
+from cnlab.errors import InvalidValue
+from cnlab.mesh.addresses import Subnet
+from cnlab.mesh.configuration import GATEWAY, Workload
+from cnlab.mesh.errors import ProgramEnded
+from cnlab.mesh.instance import Instance, Order, proxy
+from cnlab.mesh.proxy import Proxy
+from cnlab.mesh.settings import ControlPlaneSettings
+
+_QUIET_TIMEOUT_S = 5.0
+
+
+class Fleet:
+    """All instances, and the gateway."""
+
+    def __init__(
+        self, subnet: Subnet, settings: ControlPlaneSettings, launcher: Launcher, directory: Path
+    ) -> None:
+        self._subnet, self._settings = subnet, settings
+        self._launcher, self._directory = launcher, directory
+        self._born = time.monotonic()
+        self.instances: list[Instance] = []
+        self.gateway = proxy(GATEWAY, GATEWAY, subnet.gateway, settings, directory)
+        self.timeline: list[tuple[float, str]] = []
+        """What happened when, in seconds since the mesh began."""
+
+    def add(self, copy: apps.Instance) -> Instance:
+        """Give a new instance an address and a sidecar; nothing is started."""
+        address = self._subnet.take()
+        sidecar = proxy(copy.name, copy.service.name, address, self._settings, self._directory)
+        instance = Instance(copy, address, sidecar, self._launcher, self._settings.ports)
+        self.instances.append(instance)
+        return instance
+
+    def named(self, name: str) -> Instance:
+        """Return the instance of this name.
+
+        Raises:
+            InvalidValue: there is none; the message lists those there are.
+        """
+        for instance in self.instances:
+            if instance.name == name:
+                return instance
+        known = ", ".join(instance.name for instance in self.instances)
+        raise InvalidValue(f"unknown instance {name!r}; there are {known}")
+
+    def of(self, service: str, version: str = "") -> list[Instance]:
+        """Return the instances of a service, or of one version of it."""
+        return [one for one in self.instances if one.service == service and version in ("", one.version)]
+
+    def workloads(self) -> list[Workload]:
+        """Return what the control plane is to know."""
+        return [instance.workload for instance in self.instances]
+
+    def start(self, instances: list[Instance], order: Order, configure: Callable[[], None]) -> None:
+        """Start apps and sidecars of instances side by side, and wait until all serve.
+
+        Args:
+            instances: those to start.
+            order: which of the two of an instance waits for the other.
+            configure: called when processes are on their way, before sidecars are waited for.
+        """
+        if order != "proxy-first":
+            self._start_apps(instances)
+        if order == "app-first":
+            self._wait_for_apps(instances)
+        for instance in instances:
+            instance.start_sidecar()
+        configure()
+        if order == "proxy-first":
+            self._wait_for_sidecars(instances)
+            self._start_apps(instances)
+        self._wait_for_apps(instances)
+        self._wait_for_sidecars(instances)
+
+    def stop(self, instance: Instance) -> None:
+        """Stop an instance that gets no new requests any more, when those it has are answered."""
+        with contextlib.suppress(TimeoutError, ProgramEnded, OSError):
+            active = "http.inbound.downstream_rq_active"
+            wait_until(
+                lambda: not instance.sidecar.stats(active.replace(".", r"\.")).get(active),
+                timeout_s=_QUIET_TIMEOUT_S,
+            )
+        instance.stop()
+
+    def wait_for_listeners(self) -> None:
+        """Wait until no sidecar has a listener that is still warming: its new one is in use then."""
+        for instance in self.instances:
+            if instance.sidecar.is_running:
+                with contextlib.suppress(ProgramEnded, TimeoutError):
+                    wait_until(partial(_is_warm, instance.sidecar), timeout_s=_QUIET_TIMEOUT_S)
+
+    def _start_apps(self, instances: list[Instance]) -> None:
+        for instance in instances:
+            instance.start_app()
+
+    def _wait_for_apps(self, instances: list[Instance]) -> None:
+        for instance in instances:
+            if instance.app is not None:
+                instance.app.wait_ready()
+                self._note(f"{instance.name}: app ready")
+
+    def _wait_for_sidecars(self, instances: list[Instance]) -> None:
+        for instance in instances:
+            instance.sidecar.wait_until_live()
+            self._note(f"{instance.name}: sidecar live")
+
+    def _note(self, event: str) -> None:
+        if event not in (known for _, known in self.timeline):
+            self.timeline.append((time.monotonic() - self._born, event))
+
+
+def _is_warm(sidecar: Proxy) -> bool:
+    warming = "listener_manager.total_listeners_warming"
+    return not sidecar.stats(f"^{warming}$").get(warming)
+
+
+def next_copy(copies: list[apps.Instance], service: apps.Service, version: str) -> apps.Instance:
+    """Return one more instance of a version, with the lowest index that is free."""
+    taken = {copy.index for copy in copies if copy.service.name == service.name and copy.version == version}
+    index = next(number for number in range(len(taken) + 1) if number not in taken)
+    return replace(apps.Instance(service, version), index=index)

@@ -1,0 +1,112 @@
+"""One process of the mesh: it dies with us, writes into a log, and says what memory it takes.
+
+The kernel ends it when the thread that started it ends, so also when a notebook's kernel is killed. That is a
+thread of its own here, for a widget may restart a proxy from a thread that ends.
+
+See: prctl(2) on ``PR_SET_PDEATHSIG``; setpriv(1); proc_pid_smaps(5) on Pss.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cnlab import host
+from cnlab.errors import MissingFeature
+from cnlab.linux import procfs
+
+
+class Process:
+    """A program that runs until `stop`, `kill`, or our own end; it can be started again."""
+
+    def __init__(
+        self, argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
+        self.argv = list(argv)
+        self.log_file = log
+        self._env = env
+        self._cwd = cwd
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._parent: ThreadPoolExecutor | None = None
+
+    def start(self) -> None:
+        """Execute it. Its standard output and error go to the log."""
+        setpriv = host.find_program("setpriv")
+        if setpriv is None:
+            raise MissingFeature("setpriv", "no such program", hint="install the Debian package util-linux")
+        if self._parent is None:
+            self._parent = ThreadPoolExecutor(1, thread_name_prefix=self.log_file.stem)
+        with open(self.log_file, "ab") as log:
+            started = self._parent.submit(
+                subprocess.Popen,
+                [str(setpriv), "--pdeathsig", "KILL", "--", *self.argv],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=None if self._env is None else dict(self._env),
+                cwd=self._cwd,
+                start_new_session=True,  # an interrupt of the notebook is not for it
+            )
+            self._popen = started.result()
+
+    @property
+    def pid(self) -> int:
+        """Its number; 0 before it was started."""
+        return self._popen.pid if self._popen else 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started and not ended."""
+        return self._popen is not None and self._popen.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, minus the signal's number if one ended it; None while it runs."""
+        return self._popen.poll() if self._popen else None
+
+    @property
+    def log(self) -> str:
+        """All that it has written."""
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Its proportional set size: pages that it shares are counted in parts; 0 when it does not run."""
+        return proportional_bytes(self.pid) if self.is_running else 0
+
+    def kill(self) -> None:
+        """End it by SIGKILL, as a crash would: it tidies up nothing."""
+        if self._popen is None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.kill()
+        self._popen.wait()
+        if self._parent is not None:
+            self._parent.shutdown()
+            self._parent = None
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Ask it to end by SIGTERM, and kill it when it does not."""
+        if self._popen is not None and self.is_running:
+            self._popen.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(timeout_s)
+        self.kill()
+
+    def end(self) -> None:
+        """Send SIGTERM and do not wait; `stop` later."""
+        if self._popen is not None and self.is_running:
+            self._popen.terminate()
+
+
+def proportional_bytes(pid: int) -> int:
+    """Return the memory of a process, pages that it shares counted in parts; 0 when it has ended."""
+    try:
+        lines = procfs.read(pid, "smaps_rollup").splitlines()
+    except (ProcessLookupError, PermissionError):
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)

