@@ -16,7 +16,6 @@ import random
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +154,7 @@ class Prometheus:
         by_job: dict[str, list[Target]] = {target.job: [] for target in self._targets}
         for target in targets:
             by_job.setdefault(target.job, []).append(target)
+        self._targets = [target for found in by_job.values() for target in found]
         for job, found in by_job.items():
             file = self.directory / f"targets-{job}.json"
             file.with_suffix(".new").write_text(json.dumps(discovered(found)))
@@ -256,14 +256,15 @@ class Prometheus:
         ]
 
     def wait(self, rounds: int = 2, *, timeout_s: float = 20.0) -> None:
-        """Wait until it has scraped every target `rounds` more times."""
-        since, span = time.time(), (rounds - 0.5) * self._interval_s
+        """Wait until it has scraped every target `rounds` more times; the first comes after five seconds."""
 
-        def is_done() -> bool:
-            stamps = [sample.value for sample in self.query("timestamp(up)")]
-            return len(stamps) >= len(self._targets) and min(stamps) >= since + span
+        def scrapes() -> float:
+            counts = [sample.value for sample in self.query("count_over_time(up[1h])")]
+            return min(counts, default=0.0) if len(counts) >= len(self._targets) else 0.0
 
-        wait_until(is_done, timeout_s=timeout_s, poll_s=0.05, what=f"{rounds} rounds of scraping")
+        goal = scrapes() + rounds
+        what = f"{rounds} rounds of scraping"
+        wait_until(lambda: scrapes() >= goal, timeout_s=timeout_s, poll_s=0.05, what=what)
 
     def _ask(self, what: str, **parameters: str) -> dict[str, Any]:
         status, body = self._get(f"/api/v1/{what}?{urlencode(parameters)}")
