@@ -12,7 +12,7 @@ import http.server
 import json
 import ssl
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -116,6 +116,17 @@ def manager(name: str, routes: list[Any], filters: list[Any] = [], **fields: Any
     )
 
 
+class Sidecar:
+    """An Envoy that runs; called with the name of a listener, it says on which port that is."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy = proxy
+
+    def __call__(self, name: str) -> int:
+        found = next(one for one in self.proxy.listeners() if one["name"] == name)
+        return int(found["local_address"]["socket_address"]["port_value"])
+
+
 @contextlib.contextmanager
 def envoy(
     listeners: list[Any],
@@ -125,8 +136,8 @@ def envoy(
     clusters: list[Any] = [],  # noqa: B006
     node: str = "ratings-v1-0",
     **fields: Any,
-) -> Iterator[Callable[[str], int]]:
-    """Run an Envoy with clusters ``app`` and `SERVICES`; yield what tells the port of a listener."""
+) -> Iterator[Sidecar]:
+    """Run an Envoy with clusters ``app`` and `SERVICES`."""
     bootstrap = {
         "node": {"id": node, "cluster": node.split("-")[0]},
         "admin": {"address": resources.socket_address("127.0.0.1", 0)},
@@ -141,12 +152,7 @@ def envoy(
         **fields,
     }
     with Proxy(node, bootstrap) as proxy:
-
-        def port_of(name: str) -> int:
-            found = next(one for one in proxy.listeners() if one["name"] == name)
-            return int(found["local_address"]["socket_address"]["port_value"])
-
-        yield port_of
+        yield Sidecar(proxy)
 
 
 def ask(

@@ -62,6 +62,9 @@ class Svid:
 
 def spiffe_id(service: str, *, namespace: str = NAMESPACE, trust_domain: str = TRUST_DOMAIN) -> str:
     """Return the identity of a service, with the path that Istio gives it."""
+    for word in (namespace, service):
+        if not _SEGMENT_WORD.fullmatch(word):
+            raise InvalidValue(f"SPIFFE ID of service {service!r}: {word!r} cannot be a segment of its path")
     return str(parse_spiffe_id(f"spiffe://{trust_domain}/ns/{namespace}/sa/{service}"))
 
 
