@@ -70,7 +70,8 @@ def file_source(path: Path) -> Json:
 def assignment(cluster: str, endpoints: Iterable[Endpoint], **fields: Any) -> Json:
     """Return a ClusterLoadAssignment: where the members of a cluster listen."""
     members = [lb_endpoint(one) for one in endpoints]
-    return {"cluster_name": cluster, "endpoints": [{"lb_endpoints": members}] if members else [], **fields}
+    localities = {"endpoints": [{"lb_endpoints": members}]} if members else {}
+    return {"cluster_name": cluster, **localities, **fields}
 
 
 def lb_endpoint(endpoint: Endpoint) -> Json:

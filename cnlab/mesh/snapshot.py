@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 from cnlab.mesh.errors import MeshError
 from cnlab.mesh.packing import as_fields, from_any, to_any
 from cnlab.mesh.references import Reference, references
-from cnlab.mesh.resources import KIND, ORDER, TYPE, Json, name_of
+from cnlab.mesh.resources import KIND, ORDER, SHORT, TYPE, Json, name_of
 
 
 class Inconsistent(MeshError):  # noqa: N818 - reads as the claim it makes
@@ -36,12 +36,12 @@ class Resource:
     type_url: str
     name: str
     version: str
-    needs: tuple[Reference, ...] | None
+    needs: tuple[Reference, ...] | None = field(repr=False)
     """What it names: (type URL, name) each. None: unknown, as of something that only a client has."""
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     """The message on the wire."""
-    in_world: bytes = b""
-    in_delta: bytes = b""
+    in_world: bytes = field(default=b"", repr=False)
+    in_delta: bytes = field(default=b"", repr=False)
     """The same as a field of either kind of response: to answer is to join bytes, not to serialize anew."""
 
     def to_dict(self) -> Json:
@@ -102,6 +102,10 @@ class Snapshot:
         every = list(resources)
         kinds = dict.fromkeys(one.type_url for one in every)
         return cls(version, {kind: _by_name(one for one in every if one.type_url == kind) for kind in kinds})
+
+    def __repr__(self) -> str:
+        counts = (f"{len(self[type_url])} {SHORT[type_url]}" for type_url in ORDER if self[type_url])
+        return f"<Snapshot {self.version}: {', '.join(counts) or 'empty'}>"
 
     def __getitem__(self, type_url: str) -> Resources:
         return self.resources.get(type_url, _NONE)
