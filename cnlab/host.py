@@ -85,9 +85,10 @@ def require(*names: str) -> None:
 
 
 def find_program(name: str) -> Path | None:
-    """Return the path of a program: from PATH, from the ``sbin`` that a user's PATH lacks, or from ``apt``.
+    """Return the path of a program: from PATH, from the ``sbin`` that a user's PATH lacks, or from ours.
 
-    Without root, the set-up unpacks system packages into ``apt`` below ``sys.prefix``.
+    Without root, the set-up unpacks system packages into ``apt`` below ``sys.prefix``; what pip brings lies
+    in ``bin`` there, which is on the PATH of those only who have activated the environment.
     """
     found = shutil.which(name, path=search_path())
     return Path(found) if found else None
@@ -100,6 +101,7 @@ def search_path() -> str:
         *os.get_exec_path(),
         *("/usr/local/sbin", "/usr/sbin", "/sbin"),
         *(str(own / part) for part in ("usr/local/bin", "usr/bin", "usr/sbin", "bin", "sbin")),
+        str(Path(sys.prefix) / "bin"),
     ]
     return os.pathsep.join(dict.fromkeys(directories))
 

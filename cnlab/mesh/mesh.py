@@ -39,6 +39,7 @@ from cnlab.mesh.remote import RemoteControlPlane
 from cnlab.mesh.settings import ControlPlaneSettings, Surroundings
 
 if TYPE_CHECKING:
+    from cnlab.mesh.istio import Manifests, Plan
     from cnlab.mesh.load import Load
     from cnlab.mesh.metrics import Edge, Signals
     from cnlab.mesh.subscription import Ack
@@ -90,6 +91,7 @@ class Mesh:
         self._discovery, self._order, self._ttl_s = discovery, start_order, certificate_ttl_s
         self._reports = (tracing, access_log)
         self._launcher = launcher
+        self._kept_manifests: Manifests | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -440,6 +442,28 @@ class Mesh:
 
     def _change(self, cause: str, after: Configuration, service: str, *, wait: bool = True) -> Change:
         return self._desired.change(cause, after, service=service, wait=wait)
+
+    def apply(self, text: str) -> Plan:
+        """Take Istio's manifests (YAML) as ``kubectl apply`` would; return what they were translated into."""
+        return self._take_over(*self._manifests.apply(text))
+
+    def delete(self, text: str) -> Plan:
+        """Undo what manifests of these kinds and names have said."""
+        return self._take_over(*self._manifests.delete(text))
+
+    def _take_over(self, manifests: Manifests, plan: Plan) -> Plan:
+        with self.changes():
+            plan.run(self)
+        self._kept_manifests = manifests
+        return plan
+
+    @property
+    def _manifests(self) -> Manifests:
+        if self._kept_manifests is None:
+            from cnlab.mesh.istio import Manifests
+
+            self._kept_manifests = Manifests(services=self._first.services, entry=self.application.entry)
+        return self._kept_manifests
 
     # Instances
 

@@ -1,6 +1,7 @@
 """The HTTP side of the control plane: configuration in, answers out, all JSON but for ``/metrics``.
 
-    PUT  /config?timeout_s=5   {"configuration": …, "workloads": […]} -> {"version": 7, "refusals": [], "nodes": {…}}
+    PUT  /config?timeout_s=5   {"configuration": …, "workloads": […]}
+                               -> {"version": 7, "refusals": [], "nodes": {"reviews-v1-0": {"CDS": "6", …}}}
     GET  /status  /acks?since=0  /accesslog?since=0  /traces  /decisions  /metrics
     POST /rotate?service=reviews
 

@@ -30,6 +30,12 @@ FLAGS_HEADER = "x-response-flags"
 _FAULT = "envoy.filters.http.fault"
 _FILTERS = "envoy.extensions.filters.http"
 _UNLIMITED = 2**32 - 1
+_ONE_SPELLING: Json = {
+    "normalize_path": True,
+    "merge_slashes": True,
+    "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
+}
+"""Policies judge a path as the app will understand it: ``//admin`` and ``/x/../admin`` are ``/admin``."""
 _LIMITS = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
 _NO_ENDPOINTS: dict[str, Service] = {}
 
@@ -363,6 +369,7 @@ def inbound_listener(workload: Workload, configuration: Configuration, surroundi
         filters,
         forward_client_cert_details="SANITIZE_SET",
         set_current_client_cert_details={"uri": True},
+        **_ONE_SPELLING,
     )
     mode = mtls.check_mode(configuration.mtls_of(service))
     return resources.inbound_listener(
