@@ -66,7 +66,7 @@ class Store:
     The times are kept once a target, and a series as an array of doubles: 8 bytes a sample.
     """
 
-    def __init__(self, *, points: int = 600) -> None:
+    def __init__(self, *, points: int = 240) -> None:
         self._points = points
         self._times: dict[str, array[float]] = {}
         self._values: dict[str, dict[tuple[str, _Labels], array[float]]] = {}

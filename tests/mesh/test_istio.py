@@ -427,7 +427,7 @@ def test_plan_can_be_read_before_it_is_run():
         (CANARY, "spec.hosts", ["revews"], "host 'revews' is no service of this mesh; there are details, "),
         (CANARY, "spec.http.0.route.0.weight", 20, "route: the weights sum to 30, not to 100"),
         (CANARY, "spec.http.0.route.1.destination.subset", "v9", "no DestinationRule has 'v9' of reviews"),
-        (CANARY, "spec.http.0.route.1.destination.host", "details", "no DestinationRule has 'newest' of details"),
+        (CANARY, "spec.http.0.route.1.destination.host", "details", "no DestinationRule has 'newest'"),
         (CANARY, "spec.http.0.timeout", "fast", r"spec.http\[0\].timeout: expected a duration such as 2s"),
         (CANARY, "spec.http.0.timeout", 5, "expected a duration such as 2s or 500ms, got 5"),
         (CANARY, "spec.http.0.route.0.weight", "90", "expected a whole number, got '90'"),
