@@ -68,10 +68,13 @@ def file_source(path: Path) -> Json:
 
 
 def assignment(cluster: str, endpoints: Iterable[Endpoint], **fields: Any) -> Json:
-    """Return a ClusterLoadAssignment: where the members of a cluster listen."""
+    """Return a ClusterLoadAssignment: where the members of a cluster listen.
+
+    Their locality says nothing to Envoy, but gRPC passes by members that have none, or one without a weight.
+    """
     members = [lb_endpoint(one) for one in endpoints]
-    localities = {"endpoints": [{"lb_endpoints": members}]} if members else {}
-    return {"cluster_name": cluster, **localities, **fields}
+    here = {"locality": {}, "load_balancing_weight": 1, "lb_endpoints": members}
+    return {"cluster_name": cluster, **({"endpoints": [here]} if members else {}), **fields}
 
 
 def lb_endpoint(endpoint: Endpoint) -> Json:
