@@ -11,14 +11,18 @@ import http.client
 import http.server
 import json
 import ssl
+import tempfile
 import threading
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 
 from cnlab.mesh import resources
+from cnlab.mesh.identity import Svid
+from cnlab.mesh.mtls import sds_secrets
 from cnlab.mesh.proxy import Proxy
 
 T = TypeVar("T")
@@ -173,3 +177,35 @@ def ask(
         response = connection.getresponse()
         body = response.read().decode()
         return Answer(response.status, body, {name.lower(): value for name, value in response.getheaders()})
+
+
+def put_secrets(directory: Path, svid: Svid, bundle: str) -> None:
+    """Give secrets to who watches the directory: each in a file, written and then renamed."""
+    directory.mkdir(exist_ok=True)
+    for secret in sds_secrets(svid, bundle):
+        new = directory / "new"
+        new.write_text(json.dumps({"resources": [{"@type": resources.SDS, **secret}]}))
+        new.rename(directory / f"{secret['name']}.json")
+
+
+def from_files(config: Any, directory: Path) -> Any:
+    """Return the configuration with its secrets from files instead of a server."""
+    if isinstance(config, list):
+        return [from_files(part, directory) for part in config]
+    if not isinstance(config, dict):
+        return config
+    if "sds_config" in config:
+        return {**config, "sds_config": resources.file_source(directory / f"{config['name']}.json")}
+    return {word: from_files(value, directory) for word, value in config.items()}
+
+
+def tls_client(bundle: str, svid: Svid | None = None) -> ssl.SSLContext:
+    """Return how a client without a sidecar shows its certificate, if it has one, and whom it trusts."""
+    context = ssl.create_default_context(cadata=bundle)
+    context.check_hostname = False  # names are in URIs, which Python does not compare
+    if svid:
+        with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+            file.write(svid.certificate + svid.private_key)
+            file.flush()
+            context.load_cert_chain(file.name)
+    return context

@@ -104,18 +104,14 @@ def _policy(rule: Mapping[str, Any], where: str) -> Json:
     """A rule holds where one of ``from``, one of ``to`` and each of ``when`` hold; what is left out holds."""
     _only(rule, {"from", "to", "when"}, where)
     sources = [
-        _all_of(_words(one, "source", _SOURCE, f"{where}.from[{number}]"), "and_ids")
-        for number, one in enumerate(rule.get("from") or [])
+        _all_of(_words(one, "source", _SOURCE, place), "and_ids")
+        for one, place in _items(rule, "from", where)
     ]
     operations = [
-        _all_of(_words(one, "operation", _OPERATION, f"{where}.to[{number}]"), "and_rules")
-        for number, one in enumerate(rule.get("to") or [])
+        _all_of(_words(one, "operation", _OPERATION, place), "and_rules")
+        for one, place in _items(rule, "to", where)
     ]
-    when = [
-        part
-        for number, one in enumerate(rule.get("when") or [])
-        for part in _condition(one, f"{where}.when[{number}]")
-    ]
+    when = [part for one, place in _items(rule, "when", where) for part in _condition(one, place)]
     if when:
         sources = [{"and_ids": {"ids": [source, *when]}} for source in sources or [_ANYTHING]]
     return {"permissions": operations or [_ANYTHING], "principals": sources or [_ANYTHING]}
@@ -238,6 +234,17 @@ def _map(given: Mapping[str, Any], word: str, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise InvalidValue(f"{where}.{word}: expected words and values, got {value!r}")
     return value
+
+
+def _items(given: Mapping[str, Any], word: str, where: str) -> list[tuple[Mapping[str, Any], str]]:
+    """Return the parts of a list, each with where it stands; a list that is left out is empty."""
+    values = given.get(word) or []
+    if not isinstance(values, list):
+        raise InvalidValue(f"{where}.{word}: expected a list, got {values!r}")
+    for number, value in enumerate(values):
+        if not isinstance(value, Mapping):
+            raise InvalidValue(f"{where}.{word}[{number}]: expected words and values, got {value!r}")
+    return [(value, f"{where}.{word}[{number}]") for number, value in enumerate(values)]
 
 
 def _list(values: Any, where: str) -> list[Any]:

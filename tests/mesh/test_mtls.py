@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from one_envoy import ask, envoy, listener, manager, upstream
+from one_envoy import ask, envoy, from_files, listener, manager, put_secrets, tls_client, upstream
 
 from cnlab.clock import wait_until
 from cnlab.errors import InvalidValue
@@ -19,31 +19,10 @@ from cnlab.mesh.mtls import (
     check_mode,
     inbound_filter_chains,
     inbound_listener_filters,
-    sds_secrets,
     upstream_tls,
 )
 
 REFUSED = (ConnectionResetError, ConnectionAbortedError, ssl.SSLError, EOFError)
-
-
-def put_secrets(directory, svid, bundle):
-    """Give secrets to who watches the directory: each in a file, written and then renamed."""
-    directory.mkdir(exist_ok=True)
-    for secret in sds_secrets(svid, bundle):
-        new = directory / "new"
-        new.write_text(json.dumps({"resources": [{"@type": resources.SDS, **secret}]}))
-        new.rename(directory / f"{secret['name']}.json")
-
-
-def from_files(config, directory):
-    """Return the configuration with its secrets from files instead of a server."""
-    if isinstance(config, list):
-        return [from_files(part, directory) for part in config]
-    if not isinstance(config, dict):
-        return config
-    if "sds_config" in config:
-        return {**config, "sds_config": resources.file_source(directory / f"{config['name']}.json")}
-    return {word: from_files(value, directory) for word, value in config.items()}
 
 
 def inbound(name, mode, directory):
@@ -60,7 +39,6 @@ class Pair:
     def __init__(self, directory):
         self.directory = directory
         self.authority = CertificateAuthority.open(directory / "private")
-        self._files = iter(range(1000))
 
     def give(self, service, name=None, **words):
         """Issue a certificate and put it where the sidecar looks."""
@@ -68,15 +46,9 @@ class Pair:
         put_secrets(self.directory / (name or service), svid, self.authority.bundle)
         return svid
 
-    def client(self, svid=None, bundle=None):
+    def client(self, svid=None):
         """Return how a client without a sidecar shows `svid` and trusts our authority."""
-        context = ssl.create_default_context(cadata=bundle or self.authority.bundle)
-        context.check_hostname = False
-        if svid:
-            path = self.directory / f"client-{next(self._files)}.pem"
-            path.write_text(svid.certificate + svid.private_key)
-            context.load_cert_chain(path)
-        return context
+        return tls_client(self.authority.bundle, svid)
 
     def serial_number(self, name):
         """Return the serial number of the certificate that a listener presents."""
