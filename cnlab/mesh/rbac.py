@@ -41,8 +41,12 @@ def rbac_filters(manifests: Iterable[Mapping[str, Any]], service: str) -> list[J
         InvalidValue: a manifest has what is not understood; the message says what and where.
     """
     policies: dict[str, Json] = {}
+    names: set[str] = set()
     for manifest in manifests:
         check(manifest)
+        if _name(manifest) in names:
+            raise InvalidValue(f"{_name(manifest)}: two policies have this name")
+        names.add(_name(manifest))
         spec = manifest.get("spec") or {}
         if _selected(manifest) in {"", service}:
             policies.setdefault(spec.get("action", "ALLOW"), {}).update(_policies(manifest))
@@ -66,7 +70,9 @@ def check(manifest: Mapping[str, Any]) -> None:
     name = _name(manifest)
     if manifest.get("kind") != "AuthorizationPolicy":
         raise InvalidValue(f"{name}: not an AuthorizationPolicy")
-    namespace = _map(manifest, "metadata", name).get("namespace", NAMESPACE)
+    if not _map(manifest, "metadata", name).get("name"):
+        raise InvalidValue(f"{name}: metadata.name is missing")
+    namespace = manifest["metadata"].get("namespace", NAMESPACE)
     if namespace != NAMESPACE:
         raise InvalidValue(f"{name}: metadata.namespace {namespace!r}; the mesh has {NAMESPACE!r} only")
     spec = _map(manifest, "spec", name)
@@ -91,12 +97,9 @@ def _policies(manifest: Mapping[str, Any]) -> dict[str, Json]:
     """Return Envoy's policies, one for each rule, under the names that Istio gives them."""
     name, spec = _name(manifest), manifest.get("spec") or {}
     short = manifest.get("metadata", {}).get("name", "")
-    rules = spec.get("rules") or []
     return {
-        f"ns[{NAMESPACE}]-policy[{short}]-rule[{number}]": _policy(
-            rule or {}, f"{name}: spec.rules[{number}]"
-        )
-        for number, rule in enumerate(rules)
+        f"ns[{NAMESPACE}]-policy[{short}]-rule[{number}]": _policy(rule, where)
+        for number, (rule, where) in enumerate(_items(spec, "rules", f"{name}: spec"))
     }
 
 

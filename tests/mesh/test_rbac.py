@@ -206,6 +206,12 @@ def test_policy_without_selector_is_for_all():
     assert 1 == len(rbac_filters([manifest], "details"))
 
 
+def test_two_policies_of_one_name_are_refused():
+    """One would silently take the place of the other; which one denied, nobody could tell."""
+    with pytest.raises(InvalidValue, match="AuthorizationPolicy/p: two policies have this name"):
+        rbac_filters([policy(NO_ADMIN), policy(VIEWER)], "ratings")
+
+
 def test_filters_are_envoys_and_deny_stands_first():
     """They are printed for students, who look them up in Envoy's documentation."""
     filters = rbac_filters([policy(VIEWER, "viewer"), policy(NO_ADMIN, "no-admin")], "ratings")
@@ -266,6 +272,7 @@ def test_word_that_is_not_understood_is_refused(spec, words):
             "VirtualService/x: not an AuthorizationPolicy",
         ),
         ({}, "manifest/: not an AuthorizationPolicy"),
+        ({"kind": "AuthorizationPolicy", "spec": {}}, "AuthorizationPolicy/: metadata.name is missing"),
         (
             {"kind": "AuthorizationPolicy", "metadata": {"name": "x", "namespace": "prod"}},
             "metadata.namespace 'prod'; the mesh has 'default' only",
