@@ -54,8 +54,8 @@ class ProgramEnded(MeshError):  # noqa: N818
     """A process of the mesh has ended when it should run; the end of its log says why."""
 
     def __init__(self, name: str, happened: str, log: str = "") -> None:
-        last = [line for line in log.splitlines() if line.strip()][-1:]
-        super().__init__(f"{name}: {happened}" + "".join(f": {line.strip()[:300]}" for line in last))
+        last = [" ".join(line.split()) for line in log.splitlines() if line.strip()][-1:]
+        super().__init__(f"{name}: {happened}" + "".join(f": {line[:400]}" for line in last))
         self.name = name
         self.log = log
 

@@ -12,19 +12,14 @@ be reached beside its sidecar by whoever knows its port: nothing redirects packe
 from __future__ import annotations
 
 import contextlib
-import shlex
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
 from cnlab import apps
 from cnlab.apps.deployment import Response, count, exchange
 from cnlab.apps.launcher import Launcher, ProcessLauncher
-from cnlab.containers.network.last_will import LastWill
 from cnlab.errors import InvalidValue
 from cnlab.mesh import addresses
 from cnlab.mesh.addresses import Ports
@@ -34,7 +29,7 @@ from cnlab.mesh.desired import Desired
 from cnlab.mesh.errors import ControlPlaneDown
 from cnlab.mesh.fleet import Fleet, next_copy
 from cnlab.mesh.instance import ORDERS, Instance, Order
-from cnlab.mesh.proxy import Proxy, find_envoy
+from cnlab.mesh.proxy import Proxy, find_envoy, private_directory
 from cnlab.mesh.remote import RemoteControlPlane
 from cnlab.mesh.settings import ControlPlaneSettings, Surroundings
 
@@ -112,9 +107,7 @@ class Mesh:
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         """Make what processes need, and have it unmade."""
-        directory = Path(tempfile.mkdtemp(prefix="cnlab-mesh-"))  # for us alone
-        stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        stack.enter_context(LastWill(f"sleep 0.2; rm -rf -- {shlex.quote(str(directory))}"))
+        directory = stack.enter_context(private_directory("cnlab-mesh-"))
         subnet = stack.enter_context(addresses.reserve(self.ports))
         self._gateway_address = subnet.gateway
         surroundings = Surroundings(subnet.gateway, self.ports, *self._reports)

