@@ -38,6 +38,16 @@ def edge_rate(window: str) -> str:
     return f"sum by (service, envoy_cluster_name) (rate(envoy_cluster_upstream_rq_xx{name}[{window}]))"
 
 
+def golden_queries(window: str) -> dict[str, str]:
+    """Return the queries of the four golden signals, each with what a chart calls it."""
+    return {
+        "traffic: requests a second": requests_rate(window),
+        "errors: 5xx a second": errors_rate(window),
+        "latency: ms, 99th percentile": latency_quantile(0.99, window),
+        "saturation: requests in flight": in_flight(),
+    }
+
+
 def golden_rules(*, window: str = "5s", errors: float = 0.05, hold: str = "1s") -> dict[str, Any]:
     """Return recording rules for the four golden signals, and alerts.
 
