@@ -13,7 +13,7 @@ from cnlab import apps
 from cnlab.apps.launcher import Launcher
 from cnlab.clock import wait_until
 from cnlab.errors import InvalidValue
-from cnlab.mesh.addresses import Subnet
+from cnlab.mesh.addresses import Subnet, check_free
 from cnlab.mesh.configuration import GATEWAY, Workload
 from cnlab.mesh.errors import ProgramEnded
 from cnlab.mesh.instance import Instance, Order, proxy
@@ -77,9 +77,12 @@ class Fleet:
             self._start_apps(instances)
         if order == "app-first":
             self._wait_for_apps(instances)
-        for instance in instances:
-            instance.start_sidecar()
-        configure()
+        if self._settings.discovery == "files":
+            configure()  # an Envoy that finds no file ends
+            self._start_proxies(instances)
+        else:
+            self._start_proxies(instances)
+            configure()
         if order == "proxy-first":
             self._wait_for_sidecars(instances)
             self._start_apps(instances)
@@ -107,6 +110,13 @@ class Fleet:
         for instance in instances:
             instance.start_app()
 
+    def _start_proxies(self, instances: list[Instance]) -> None:
+        if not self.gateway.pid:
+            check_free(self._subnet.gateway, self._settings.ports.gateway, "gateway")
+            self.gateway.start()
+        for instance in instances:
+            instance.start_sidecar()
+
     def _wait_for_apps(self, instances: list[Instance]) -> None:
         for instance in instances:
             if instance.app is not None:
@@ -117,6 +127,8 @@ class Fleet:
         for instance in instances:
             instance.sidecar.wait_until_live()
             self._note(f"{instance.name}: sidecar live")
+        if self.gateway.is_running:
+            self.gateway.wait_until_live()
 
     def _note(self, event: str) -> None:
         if event not in (known for _, known in self.timeline):

@@ -95,10 +95,7 @@ class Mesh:
             self._prepare(stack)
             instances = [self._fleet.add(copy) for copy in self.application.instances()]
             self.control_plane.start()
-            addresses.check_free(self._gateway_address, self.ports.gateway, "gateway")
-            self.gateway.start()
             self._fleet.start(instances, self._order, self._configure_first)
-            self.gateway.wait_until_live()
             self._stack = stack.pop_all()
         return self
 
