@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import http.server
 import json
+import socket
 import ssl
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from cnlab.mesh import resources
+from cnlab.mesh import resources, telemetry, tracing
 from cnlab.mesh.identity import Svid
 from cnlab.mesh.mtls import sds_secrets
 from cnlab.mesh.proxy import Proxy
@@ -28,6 +29,14 @@ from cnlab.mesh.proxy import Proxy
 T = TypeVar("T")
 SERVICES = "xds-grpc"
 """The cluster of our gRPC services."""
+FILTERS = [
+    resources.extension(
+        "envoy.filters.http.fault",
+        "envoy.extensions.filters.http.fault.v3.HTTPFault",
+        abort={"header_abort": {}, "percentage": {"numerator": 100}},
+    )
+]
+"""Who sends ``x-envoy-fault-abort-request: 418`` gets that from the sidecar."""
 
 
 class Services:
@@ -177,6 +186,46 @@ def ask(
         response = connection.getresponse()
         body = response.read().decode()
         return Answer(response.status, body, {name.lower(): value for name, value in response.getheaders()})
+
+
+@contextlib.contextmanager
+def two_sidecars(app: int, services: int) -> Iterator[tuple[Sidecar, Sidecar]]:
+    """Run the sidecars of reviews and of ratings, which reviews calls; both report what they see to us.
+
+    Requests to ``/shut`` go where nobody listens.
+    """
+
+    def reporting(name: str, service: str, reporter: str, routes: list[Any], **fields: Any) -> Any:
+        words = {
+            "tracing": tracing.tracer(service, SERVICES),
+            "access_log": [telemetry.access_logger(SERVICES, reporter=reporter, flush="0.05s")],
+        }
+        chain = {"filters": [manager(name, routes, FILTERS, **words)]}
+        return listener(name, [chain], **fields)
+
+    runtime = {"layered_runtime": tracing.bootstrap_runtime(flush_interval_s=0.05)}
+    inbound = reporting(
+        "inbound", "ratings", "destination", [resources.route("app")], traffic_direction="INBOUND"
+    )
+    with (
+        envoy([inbound], app=app, services=services, **runtime) as ratings,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+    ):
+        shut = silent.getsockname()[1]
+        silent.close()
+        clusters = [
+            resources.static_cluster("outbound|9080||ratings", [("127.0.0.1", ratings("inbound"))]),
+            resources.static_cluster("outbound|9080|v2|details", [("127.0.0.1", shut)]),
+        ]
+        retry = {"retry_on": "connect-failure", "num_retries": 2}
+        routes = [
+            resources.route("outbound|9080|v2|details", {"prefix": "/shut"}, retry_policy=retry),
+            resources.route("outbound|9080||ratings"),
+        ]
+        outbound = reporting("outbound", "reviews", "source", routes, traffic_direction="OUTBOUND")
+        words = {"clusters": clusters, "services": services, "node": "reviews-v1-0", **runtime}
+        with envoy([outbound], **words) as reviews:
+            yield reviews, ratings
 
 
 def put_secrets(directory: Path, svid: Svid, bundle: str) -> None:

@@ -191,18 +191,18 @@ class Trace:
         """
         if not self.roots:
             return []
-        segments: list[Segment] = []
-        waiting = [(self.roots[0], self.roots[0].end_ns, self._last_first(self.roots[0]))]
+        root, segments = self.roots[0], list[Segment]()
+        waiting = [(root, root.start_ns, root.end_ns, self._last_first(root))]
         while waiting:  # from the end to the start; a stack, for a chain of calls may be long
-            span, until, children = waiting.pop()
+            span, since, until, children = waiting.pop()
             child = next((one for one in children if one.start_ns < until), None)
-            if child is None:
-                segments.append(Segment(span, min(span.start_ns, until), until))
+            if child is None or child.end_ns <= since:
+                segments.append(Segment(span, since, until))
                 continue
-            begins, ends = max(child.start_ns, span.start_ns), min(child.end_ns, until)
+            begins, ends = max(child.start_ns, since), min(child.end_ns, until)
             segments.append(Segment(span, ends, until))
-            waiting.append((span, begins, children))
-            waiting.append((child, ends, self._last_first(child)))
+            waiting.append((span, since, begins, children))
+            waiting.append((child, begins, ends, self._last_first(child)))
         return [segment for segment in reversed(segments) if segment.end_ns > segment.start_ns]
 
     def _last_first(self, span: Span) -> Iterator[Span]:
