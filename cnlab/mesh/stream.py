@@ -119,23 +119,24 @@ class Stream:
         """Decide what is due now; what has to wait stays due."""
         changed: list[Resource] = []
         removed: list[str] = []
+        waiting: set[str] = set()
         available = self._available(type_url)
         may_wait = self.is_delta or not subscription.is_fresh or type_url not in WHOLE
         for name in sorted(subscription.due):
             resource = available.get(name)
             if resource is None:
                 if self._is_named(type_url, name):
-                    continue
-                if name in subscription.known or name in subscription.names:
+                    waiting.add(name)
+                elif name in subscription.known or name in subscription.names:
                     removed.append(name)
             elif subscription.is_news(resource):
                 if may_wait and not self._is_ready(resource):
-                    continue
-                changed.append(resource)
+                    waiting.add(name)
+                else:
+                    changed.append(resource)
             elif name in subscription.known and name not in subscription.rejected:
                 subscription.known[name] = resource  # of which we perhaps only knew the version
-            subscription.due.discard(name)
-            subscription.again.discard(name)
+        subscription.due, subscription.again = waiting, subscription.again & waiting
         return changed, removed
 
     def _is_ready(self, resource: Resource) -> bool:
