@@ -140,10 +140,13 @@ class ControlPlane:
                     await self._resend_secrets(renewed, 0)
 
     async def _change_to(self, wanted: Wanted, timeout_s: float) -> list[Ack]:
-        snapshots = self._snapshots(wanted)
+        endpoints = list(wanted.endpoints)
+        snapshots = self._snapshots(wanted, endpoints)
         # A new policy is there before a request is asked about, an old one until none is
         self.authorizer.replace((self.wanted.rego if self.wanted else {}) | wanted.rego)
         self.limiter.replace(wanted.limits)
+        self.registry.replace(endpoints)
+        self.version += 1
         gone = set(self.wanted.services if self.wanted else ()) - set(wanted.services)
         self.wanted = wanted
         for node in gone:
@@ -152,12 +155,10 @@ class ControlPlane:
         self.authorizer.replace(wanted.rego)
         return refusals
 
-    def _snapshots(self, wanted: Wanted) -> dict[str, Snapshot]:
+    def _snapshots(self, wanted: Wanted, endpoints: list[Endpoint]) -> dict[str, Snapshot]:
         """Return what each node is to have; they are consistent, and nothing is changed yet."""
-        registry = StaticRegistry(wanted.endpoints)
-        made = traffic.nodes(
-            wanted.configuration, registry.services(), wanted.workloads, self.settings.surroundings
-        )
+        services = StaticRegistry(endpoints).services()
+        made = traffic.nodes(wanted.configuration, services, wanted.workloads, self.settings.surroundings)
         secrets = {service: self._secrets(service) for service in set(wanted.services.values())}
         version = str(self.version + 1)
         snapshots = {
@@ -166,8 +167,6 @@ class ControlPlane:
         }
         for snapshot in snapshots.values():
             snapshot.check_consistent(elsewhere=(CONTROL_PLANE,))
-        self.registry.replace(registry_endpoints(registry))
-        self.version += 1
         return snapshots
 
     def _secrets(self, service: str) -> list[Json]:
@@ -200,11 +199,6 @@ class ControlPlane:
     def _connected(self, nodes: Iterable[str]) -> list[str]:
         status = self.discovery.status()
         return [node for node in nodes if node in status and status[node].streams]
-
-
-def registry_endpoints(registry: StaticRegistry) -> list[Endpoint]:
-    """Return all endpoints of a registry."""
-    return [endpoint for service in registry.services().values() for endpoint in service.endpoints]
 
 
 async def serve(settings: ControlPlaneSettings) -> None:

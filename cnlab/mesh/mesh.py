@@ -452,7 +452,12 @@ class Mesh:
         if self._kept_manifests is None:
             from cnlab.mesh.istio import Manifests
 
-            self._kept_manifests = Manifests(services=self._first.services, entry=self.application.entry)
+            self._kept_manifests = Manifests(
+                services=self._first.services,
+                entry=self.application.entry,
+                port=self.ports.app,
+                gateway_port=self.ports.gateway,
+            )
         return self._kept_manifests
 
     # Instances

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from cnlab.errors import CnlabError
+from cnlab.errors import CnlabError, InvalidValue
 from cnlab.mesh.resources import Json
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ class Pages:
         """Take over what is wanted, and say what became of it."""
         from cnlab.mesh.control_plane import Wanted
 
-        wanted = Wanted.from_dict(await request.json())
+        try:
+            wanted = Wanted.from_dict(await request.json())
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InvalidValue(f"body of PUT /config: {type(error).__name__}: {error}") from None
         timeout_s = float(request.query.get("timeout_s", 5))
         refusals = await self._plane.configure(wanted, timeout_s=timeout_s)
         answer = {

@@ -1,0 +1,213 @@
+"""The control plane: what it makes of what it is told, and that a wrong word changes nothing."""
+
+import asyncio
+import json
+from dataclasses import asdict
+
+import pytest
+
+from cnlab.errors import CnlabError, InvalidValue
+from cnlab.mesh import addresses
+from cnlab.mesh.addresses import Ports
+from cnlab.mesh.configuration import GATEWAY, Configuration, Workload
+from cnlab.mesh.control_plane import ControlPlane, Wanted
+from cnlab.mesh.errors import ControlPlaneDown, ProgramEnded
+from cnlab.mesh.remote import RemoteControlPlane
+from cnlab.mesh.resources import CDS, EDS, RDS, SDS
+from cnlab.mesh.settings import ControlPlaneSettings, Surroundings
+
+SHOP = Configuration({"front": ("v1",), "reviews": ("v1", "v2")}, "front")
+WORKLOADS = (
+    Workload("front-v1-0", "front", "v1", "127.1.2.10"),
+    Workload("reviews-v1-0", "reviews", "v1", "127.1.2.11"),
+)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Those of a control plane that nobody has started."""
+    return ControlPlaneSettings("127.1.2.1", str(tmp_path), Surroundings("127.1.2.2"))
+
+
+@pytest.fixture
+def remote(tmp_path):
+    """A control plane in a process of its own, without any proxy."""
+    with addresses.reserve(Ports()) as subnet:
+        settings = ControlPlaneSettings(subnet.control_plane, str(tmp_path), Surroundings(subnet.gateway))
+        remote = RemoteControlPlane(settings, tmp_path)
+        remote.start()
+        try:
+            remote.wait_ready()
+            yield remote
+        finally:
+            remote.kill()
+
+
+def configured(settings, *wanted):
+    """Return a control plane that has been told these things, one after the other."""
+
+    async def tell():
+        plane = ControlPlane(settings)
+        for one in wanted:
+            await plane.configure(one, timeout_s=0)
+        return plane
+
+    return asyncio.run(tell())
+
+
+def test_every_workload_and_the_gateway_get_a_snapshot(settings):
+    """Who is told of is served, before it connects."""
+    plane = configured(settings, Wanted(SHOP, WORKLOADS))
+
+    assert {"front-v1-0", "reviews-v1-0", GATEWAY} == {node for node in plane.discovery.status()}
+
+
+def test_change_of_a_route_leaves_all_other_resources_as_they_are(settings):
+    """So nothing but the route is sent, to any of them."""
+    plane = configured(settings, Wanted(SHOP, WORKLOADS))
+    before = plane.discovery.snapshot("front-v1-0")
+    changed = Wanted(SHOP.route("reviews", to="v2"), WORKLOADS)
+    asyncio.run(plane.configure(changed, timeout_s=0))
+    after = plane.discovery.snapshot("front-v1-0")
+
+    for kind in (CDS, EDS, SDS):
+        assert list(before[kind].values()) == list(after[kind].values())
+    assert before[RDS]["outbound"] is not after[RDS]["outbound"]
+    assert before[RDS]["inbound"] is after[RDS]["inbound"]
+
+
+def test_workload_that_is_not_ready_has_a_snapshot_and_gets_no_requests(settings):
+    """Its sidecar must know the way before the app is asked for anything."""
+    starting = Workload("reviews-v2-0", "reviews", "v2", "127.1.2.12", is_ready=False)
+    plane = configured(settings, Wanted(SHOP, (*WORKLOADS, starting)))
+    snapshot = plane.discovery.snapshot("reviews-v2-0")
+
+    assert {"cluster_name": "outbound|9080|v2|reviews"} == {
+        key: value
+        for key, value in snapshot[EDS]["outbound|9080|v2|reviews"].to_dict().items()
+        if key != "@type"
+    }
+
+
+def test_workload_that_is_gone_is_forgotten(settings):
+    """A list of nodes that only grows says nothing."""
+    plane = configured(settings, Wanted(SHOP, WORKLOADS), Wanted(SHOP, WORKLOADS[:1]))
+
+    assert {"front-v1-0", GATEWAY} == set(plane.discovery.status())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        SHOP.route("reviews", retries={"retries": 3}),
+        SHOP.cluster("reviews", circuit_breakers={"max_conns": 1}),
+        SHOP.cluster("reviews", outlier_detection={"consecutive_5xx": "many"}),
+        SHOP.policy("reviews", rego="package mesh\nallow if if"),
+    ],
+    ids=["retry policy", "thresholds", "outlier detection", "rego"],
+)
+def test_wrong_word_changes_nothing(settings, wrong):
+    """All or nothing: neither a resource nor a policy of what was refused is in use."""
+    good = Wanted(SHOP.policy("front", rego="package mesh"), WORKLOADS)
+    plane = configured(settings, good)
+    before = plane.discovery.snapshot("front-v1-0")
+
+    with pytest.raises(CnlabError):
+        asyncio.run(plane.configure(Wanted(wrong, WORKLOADS), timeout_s=0))
+
+    assert before is plane.discovery.snapshot("front-v1-0")
+    assert {"front": "package mesh"} == plane.authorizer.policies
+    assert good == plane.wanted
+
+
+def test_restarted_control_plane_is_the_same_authority(settings):
+    """Its key lies in a private file; else every sidecar would distrust the others for a while."""
+    bundles = {configured(settings, Wanted(SHOP, WORKLOADS)).authority.bundle for _ in range(2)}
+
+    assert 1 == len(bundles)
+
+
+def test_resources_are_the_same_after_a_restart_but_for_certificates(settings):
+    """Versions are hashes, so a counter that begins anew confuses no sidecar."""
+    first, second = (
+        configured(settings, Wanted(SHOP, WORKLOADS)).discovery.snapshot("front-v1-0") for _ in range(2)
+    )
+
+    assert [one.version for one in first if one.type_url != SDS] == [
+        one.version for one in second if one.type_url != SDS
+    ]
+
+
+def test_certificates_rotate_without_a_change_of_anything_else(settings):
+    """Listeners and clusters name the secret only."""
+    plane = configured(settings, Wanted(SHOP, WORKLOADS))
+    before = plane.discovery.snapshot("reviews-v1-0")
+    renewed = asyncio.run(plane.rotate("reviews"))
+    after = plane.discovery.snapshot("reviews-v1-0")
+
+    assert ["reviews"] == renewed
+    assert before[SDS]["default"] is not after[SDS]["default"]
+    assert [one for one in before if one.type_url != SDS] == [one for one in after if one.type_url != SDS]
+
+
+def test_what_is_wrong_is_said_over_http_with_its_cause(remote):
+    """One line: what was done, which resource, which word."""
+    with pytest.raises(InvalidValue) as caught:
+        remote.configure(
+            SHOP.route("reviews", retries={"retries": 3}),
+            list(WORKLOADS),
+            timeout_s=1,
+            cause="route(reviews)",
+        )
+
+    assert str(caught.value).startswith("route(reviews): route configuration 'outbound'")
+    assert '"retries"' in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_body_that_is_no_configuration_is_refused(remote):
+    """Somebody may talk to it by hand."""
+    with pytest.raises(InvalidValue, match="body of PUT /config: KeyError: 'services'"):
+        remote.ask("PUT", "/config", {"configuration": {}, "workloads": []})
+
+
+def test_dead_control_plane_is_named_with_its_address(remote):
+    """And what to do about it."""
+    remote.kill()
+
+    with pytest.raises(
+        ControlPlaneDown, match=rf"GET /status: the control plane at {remote.url} does not"
+    ) as caught:
+        remote.status()
+    assert "mesh.control_plane.restart()" in caught.value.__notes__[0]
+
+
+def test_restarted_control_plane_is_told_again_and_counts_from_one(remote):
+    """It keeps nothing but its key."""
+    for version in ("v1", "v2", "v1"):
+        remote.configure(SHOP.route("reviews", to=version), list(WORKLOADS), timeout_s=0, cause="")
+    assert 3 == remote.status()["version"]
+    remote.kill()
+    remote.restart()
+
+    assert 1 == remote.status()["version"]
+    assert {"front-v1-0", "reviews-v1-0", GATEWAY} == set(remote.status()["nodes"])
+
+
+def test_control_plane_that_cannot_start_says_why(tmp_path):
+    """Its log has the reason in its last line."""
+    remote = RemoteControlPlane(
+        ControlPlaneSettings("127.1.2.1", "/proc/nowhere", Surroundings("127.1.2.2")), tmp_path
+    )
+    remote.start()
+
+    with pytest.raises(ProgramEnded, match=r"control plane: ended with code 1: .*nowhere"):
+        remote.wait_ready()
+
+
+def test_settings_survive_their_file(settings, tmp_path):
+    """That is how the process gets them."""
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(asdict(settings)))
+
+    assert settings == ControlPlaneSettings.read(file)
