@@ -10,15 +10,13 @@ administrative interface stays closed, and it reads what to scrape from files.
 See: Prometheus, "Configuration", "HTTP API"; prometheus(1).
 """
 
+import contextlib
 import http.client
 import json
 import random
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -29,6 +27,7 @@ from cnlab.mesh.addresses import check_free
 from cnlab.mesh.errors import MeshError, PortTaken, ProgramEnded
 from cnlab.mesh.metrics import Sample
 from cnlab.mesh.process import Process
+from cnlab.mesh.proxy import private_directory
 from cnlab.mesh.scraper import Target
 from cnlab.mesh.series import Series
 
@@ -127,17 +126,17 @@ class Prometheus:
         self._rules = rules
         self._interval_s = interval_s
         self._process: Process | None = None
+        self._stack = contextlib.ExitStack()
         self.address = ""
 
     def __enter__(self) -> Self:
         program = promtool.find("prometheus")
-        self.directory = Path(tempfile.mkdtemp(prefix="cnlab-prometheus-"))
-        try:
+        with contextlib.ExitStack() as stack:
+            self.directory = stack.enter_context(private_directory("cnlab-prometheus-"))
             self._write()
+            stack.callback(self._stop)
             self._start(program)
-        except BaseException:
-            self.close()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -145,9 +144,11 @@ class Prometheus:
 
     def close(self) -> None:
         """End it and remove its directory."""
+        self._stack.close()
+
+    def _stop(self) -> None:
         if self._process:
             self._process.stop(timeout_s=5.0)
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def update(self, targets: Iterable[Target]) -> None:
         """Scrape these from now on: Prometheus notices the new file by itself."""
