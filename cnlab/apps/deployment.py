@@ -107,16 +107,21 @@ class Deployment:
     ) -> None:
         """Let a share of a service's answers fail; with status 0 it closes the connection instead."""
         more = {} if retry_after is None else {"retry_after": retry_after}
-        self._tell(service, "/_fail?" + urlencode({"rate": rate, "status": status, **more}))
+        self.tell(service, "/_fail?" + urlencode({"rate": rate, "status": status, **more}))
 
     def slow(self, service: str, *, seconds: float) -> None:
         """Let a service think so long before each answer."""
-        self._tell(service, "/_slow?" + urlencode({"seconds": seconds}))
+        self.tell(service, "/_slow?" + urlencode({"seconds": seconds}))
+
+    def tell(self, service: str, path: str) -> None:
+        """Turn a knob of all instances of a service: ``/_forget`` makes it pass no header on."""
+        for running in self._instances_of(service):
+            exchange(running.address, "POST", path)
 
     def heal(self, *services: str) -> None:
         """Make services, or all of them, well again, and let them count from 0."""
         for service in services or self.application.names:
-            self._tell(service, "/_reset")
+            self.tell(service, "/_reset")
 
     def counts(self, service: str = "") -> Counter[str]:
         """Return how many requests each service has had, or those of one service by who sent them."""
@@ -145,10 +150,6 @@ class Deployment:
         return exchange(
             self._instances_of(service)[0].address, method, path, {"host": service, **(headers or {})}
         )
-
-    def _tell(self, service: str, path: str) -> None:
-        for running in self._instances_of(service):
-            exchange(running.address, "POST", path)
 
 
 def place(application: Application) -> dict[Instance, str]:

@@ -15,7 +15,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -24,12 +23,11 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
 from cnlab import host
+from cnlab.apps import languages
 from cnlab.apps.application import Instance, Language, Program
 from cnlab.clock import wait_until
 from cnlab.errors import CnlabError, MissingFeature
 
-COMPILE = ("-std=gnu11", "-O1", "-Wall", "-pthread")
-NEEDED: dict[Language, str] = {"JavaScript": "node", "C": "gcc"}
 _KEPT_LOG = 1 << 20
 
 
@@ -156,6 +154,7 @@ class ProcessLauncher:
     def __init__(self) -> None:
         self._started: list[RunningProcess] = []
         self._compiled: dict[Path, int] = {}
+        self._troubles: dict[Language, str] = {}
         self._lock = threading.Lock()
         self._spawner: ThreadPoolExecutor | None = None
 
@@ -169,13 +168,12 @@ class ProcessLauncher:
         """Start an instance and return at once; its Python twin, where a language is missing.
 
         Raises:
-            NotStarted: its source does not compile.
+            NotCompiled: its source has an error.
             MissingFeature: there is no setpriv(1) here.
         """
-        program = instance.service.program
-        note = missing(program)
         with self._lock:  # one at a time: the second instance of a C program waits for the first's compiler
-            command, descriptors = self._command(program.as_twin() if note else program)
+            program, note = self._choose(instance.service.program)
+            command, descriptors = self._command(program)
             running = self._in_spawner(instance, environment, command, descriptors, note)
             self._started.append(running)
         return running
@@ -202,16 +200,23 @@ class ProcessLauncher:
                 self._spawner.shutdown()
                 self._spawner = None
 
+    def _choose(self, program: Program) -> tuple[Program, str]:
+        """Return the program, or its twin where its language does not work here and what there is to say."""
+        if program.language not in self._troubles:
+            self._troubles[program.language] = languages.trouble(program.language)
+        trouble = self._troubles[program.language]
+        if not trouble or program.twin is None:
+            return program, ""
+        return program.as_twin(), f"{trouble}: {program.twin.name} takes the place of {program.source.name}"
+
     def _command(self, program: Program) -> tuple[list[str], tuple[int, ...]]:
         """Return how to run a program, and the descriptors that it needs for that."""
         if program.language == "C":
             if program.source not in self._compiled:
-                self._compiled[program.source] = compile_to_memory(program.source)
+                self._compiled[program.source] = languages.compile_to_memory(program.source)
             descriptor = self._compiled[program.source]
             return [f"/proc/self/fd/{descriptor}"], (descriptor,)
-        if program.language == "JavaScript":
-            return [str(host.find_program("node")), str(program.source)], ()
-        return [sys.executable, "-E", "-s", "-B", str(program.source)], ()
+        return languages.interpreter(program), ()
 
     def _in_spawner(
         self,
@@ -234,38 +239,11 @@ class ProcessLauncher:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8", **environment},
+            env={"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
+            | languages.libraries(Path(command[0]))
+            | dict(environment),
             cwd="/",
             pass_fds=descriptors,
             start_new_session=True,
         ).result()
         return RunningProcess(instance, environment["LISTEN"], process, log, note)
-
-
-def missing(program: Program) -> str:
-    """Say why a program's twin must take its place here; "" if it need not."""
-    needed = NEEDED.get(program.language)
-    if needed is None or host.find_program(needed) is not None or program.twin is None:
-        return ""
-    return f"no program {needed} here: {program.twin.name} takes the place of {program.source.name}"
-
-
-def compile_to_memory(source: Path) -> int:
-    """Compile a C program and return a descriptor of a file in memory that holds it.
-
-    Raises:
-        NotStarted: it does not compile; the message is the compiler's first error.
-    """
-    with tempfile.TemporaryDirectory(prefix="cnlab-cc-") as directory:
-        target = Path(directory, source.stem)
-        compiler = [str(host.find_program("gcc")), *COMPILE, "-o", str(target), str(source)]
-        done = subprocess.run(
-            compiler, capture_output=True, text=True, env={**os.environ, "TMPDIR": directory}
-        )
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-            raise NotStarted(f"{source.name} does not compile: {lines[0] if lines else 'gcc says nothing'}")
-        descriptor = os.memfd_create(source.stem)
-        with open(descriptor, "wb", closefd=False) as memory:
-            memory.write(target.read_bytes())
-    return descriptor

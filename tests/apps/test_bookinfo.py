@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from bs4 import BeautifulSoup
 
 
@@ -70,6 +71,14 @@ def test_trace_headers_are_passed_on_by_every_language(mall):
 
     # productpage (Python) asks checkout and cart (JavaScript), and these ask users
     assert mall.get("/api/page", headers=headers).json()["cart"]["of"] == "jason"
+
+
+@pytest.mark.parametrize("service", ["productpage", "cart"])
+def test_service_that_forgets_passes_no_header_on(mall, service):
+    """One careless team is enough to cut a trace in two."""
+    mall.tell(service, "/_forget")
+
+    assert mall.get("/api/page", headers={"end-user": "jason"}).json()["cart"]["of"] == "guest"
 
 
 def test_page_asks_everybody(mall):

@@ -16,6 +16,7 @@ from apps.wire import start
 from cnlab import host
 from cnlab.apps import Deployment, Program, Service, bookinfo
 from cnlab.apps.application import Instance
+from cnlab.apps.languages import NotCompiled
 from cnlab.apps.launcher import NotStarted, ProcessLauncher
 from cnlab.clock import wait_until
 
@@ -107,6 +108,21 @@ def test_twin_takes_the_place_where_a_language_is_missing(monkeypatch):
         assert len(shop.notes) == 7
 
 
+def test_twin_takes_the_place_of_a_language_that_does_not_work(monkeypatch, tmp_path):
+    """Debian's Node.js, only unpacked, does not find its parts; gcc without the C library's headers neither."""
+    broken = tmp_path / "node"
+    broken.write_text("#!/bin/sh\necho Cannot load externalized builtin >&2\nexit 134\n")
+    broken.chmod(0o755)
+    found = host.find_program
+    monkeypatch.setattr(host, "find_program", lambda name: broken if name == "node" else found(name))
+    with Deployment(bookinfo(2)) as shop:
+        assert shop.get("/details/0", to="details").status == 200
+        assert shop.notes == (
+            f"{broken} does not work (Cannot load externalized builtin): "
+            "details.py takes the place of details.js",
+        )
+
+
 def test_twins_answer_as_the_originals_do(mall, monkeypatch):
     """Whoever calls them must not notice."""
     names = [service.name for service in mall.application.services if service.program.twin]
@@ -134,7 +150,7 @@ def test_program_that_does_not_compile_is_said_with_the_first_error(launcher, tm
     source.write_text("int main(void) { return nothing; }\n")
     instance = instance_of(source, Program(source, "C"))
 
-    with pytest.raises(NotStarted, match=r"broken\.c does not compile: .*broken\.c:1:25: error: .*nothing"):
+    with pytest.raises(NotCompiled, match=r"broken\.c does not compile: .*broken\.c:1:25: error: .*nothing"):
         launcher.start(instance, {"LISTEN": "127.0.0.1:0"})
 
 

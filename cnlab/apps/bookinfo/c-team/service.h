@@ -48,6 +48,7 @@ static struct {
 	pthread_mutex_t lock;
 	double fail_rate, slow_s;
 	int fail_status;
+	bool forgets; /* what the callers' headers say, so that a trace ends here */
 	char retry_after[16];
 	long requests;
 	struct { char name[64]; long requests; } callers[CALLERS_MAX];
@@ -138,8 +139,11 @@ static void administer(const struct request *request, struct reply *reply)
 			snprintf(health.retry_after, sizeof health.retry_after, "%.0f", seconds);
 	} else if (!strcmp(request->path, "/_slow")) {
 		health.slow_s = query_number(request->query, "seconds", 0);
+	} else if (!strcmp(request->path, "/_forget")) {
+		health.forgets = true;
 	} else if (!strcmp(request->path, "/_reset")) {
 		health.fail_rate = health.slow_s = 0;
+		health.forgets = false;
 		health.requests = 0;
 		memset(health.callers, 0, sizeof health.callers);
 	} else if (!strcmp(request->path, "/_count")) {
@@ -170,7 +174,7 @@ static void count(const char *headers)
 }
 
 /* Answer one request; false if the connection is to be closed without an answer. */
-static bool handle(const struct request *request, struct reply *reply)
+static bool handle(struct request *request, struct reply *reply)
 {
 	double slow_s, fail_rate;
 	int fail_status;
@@ -183,6 +187,8 @@ static bool handle(const struct request *request, struct reply *reply)
 	pthread_mutex_lock(&health.lock);
 	slow_s = health.slow_s;
 	fail_rate = health.fail_rate;
+	if (health.forgets)
+		request->headers = "";
 	fail_status = health.fail_status;
 	snprintf(reply->retry_after, sizeof reply->retry_after, "%s", health.retry_after);
 	pthread_mutex_unlock(&health.lock);

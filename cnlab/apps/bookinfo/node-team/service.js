@@ -14,7 +14,15 @@ const calls = (process.env.CALLS || "").split(",").filter(Boolean);
 const LONGEST_BODY = 64 * 1024;
 const GOODBYE_MS = 10000;
 
-const wellAgain = () => ({ rate: 0, status: 503, retryAfter: "", slowMs: 0, requests: 0, by: new Map() });
+const wellAgain = () => ({
+  rate: 0,
+  status: 503,
+  retryAfter: "",
+  slowMs: 0,
+  forgets: false,
+  requests: 0,
+  by: new Map(),
+});
 let health = wellAgain();
 let unanswered = 0;
 let isStopping = false;
@@ -50,6 +58,9 @@ function administer(path, query) {
     case "/_slow":
       health.slowMs = 1000 * number("seconds");
       break;
+    case "/_forget": // what the callers' headers say, so that a trace ends here
+      health.forgets = true;
+      break;
     case "/_reset":
       health = wellAgain();
       break;
@@ -75,7 +86,8 @@ async function handle(request, response, answer) {
     const headers = health.retryAfter ? { "retry-after": health.retryAfter } : {};
     return send(response, health.status, { error: `${name} is ill` }, headers);
   }
-  return send(response, ...(await answer({ method: request.method, path: url.pathname, headers: request.headers })));
+  const headers = health.forgets ? {} : request.headers;
+  return send(response, ...(await answer({ method: request.method, path: url.pathname, headers })));
 }
 
 function leaveWhenDone() {

@@ -52,6 +52,7 @@ class Health:
     fail_status: int = 503
     retry_after: str = ""
     slow_s: float = 0.0
+    forgets: bool = False  # what the caller's headers said, so that a trace ends here
     requests_by: Counter[str] = field(default_factory=Counter)
 
 
@@ -131,7 +132,8 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(health.slow_s)
         if random.random() < health.fail_rate:
             return self._fail(health)
-        self._send(*self.server.answer(Request(self.command, url.path, query, dict(self.headers.items()))))
+        headers = {} if health.forgets else dict(self.headers.items())
+        self._send(*self.server.answer(Request(self.command, url.path, query, headers)))
 
     def _administer(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
         health = self.server.health
@@ -141,6 +143,8 @@ class Handler(BaseHTTPRequestHandler):
                 health.retry_after = query.get("retry_after", "")
             elif path == "/_slow":
                 health.slow_s = max(0.0, float(query["seconds"]))
+            elif path == "/_forget":
+                health.forgets = True
             elif path == "/_reset":
                 self.server.health = Health()
             elif path == "/_count":
