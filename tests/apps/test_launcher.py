@@ -109,7 +109,7 @@ def test_twin_takes_the_place_where_a_language_is_missing(monkeypatch):
 
 
 def test_twin_takes_the_place_of_a_language_that_does_not_work(monkeypatch, tmp_path):
-    """Debian's Node.js, only unpacked, does not find its parts; gcc without the C library's headers neither."""
+    """Debian's Node.js does not find its parts where it was only unpacked."""
     broken = tmp_path / "node"
     broken.write_text("#!/bin/sh\necho Cannot load externalized builtin >&2\nexit 134\n")
     broken.chmod(0o755)
