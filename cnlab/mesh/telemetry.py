@@ -197,12 +197,16 @@ def golden_signals(
 def edges(records: Iterable[Record], *, window_s: float | None = None) -> list[Edge]:
     """Return the same for each pair of caller and called, as the callers' sidecars saw it.
 
-    Callers without a sidecar are "unknown"; of them only the callee's sidecar can tell.
+    Callers without a sidecar are "unknown"; of them only the callee's sidecar can tell. Without mTLS it knows
+    nobody by name, so there its word counts only where no caller's sidecar has told of the same request.
     """
+    records = list(records)
+    told = {(one.request_id, one.destination) for one in records if one.reporter == SOURCE}
     by_edge: defaultdict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        if record.reporter == SOURCE or record.source == UNKNOWN:
-            by_edge[record.source, record.destination].append(record)
+    for one in records:
+        is_alone = one.source == UNKNOWN and (one.request_id, one.destination) not in told
+        if one.reporter == SOURCE or is_alone:
+            by_edge[one.source, one.destination].append(one)
     window_s = window_s or _extent_s(record for group in by_edge.values() for record in group)
     return [Edge(*edge, _signals(group, window_s, 0)) for edge, group in sorted(by_edge.items())]
 

@@ -96,13 +96,26 @@ def test_edges_are_those_that_callers_sidecars_saw():
     """A request that never arrived is an error of the edge, and known to its caller only."""
     records = [
         record(reporter="source"),
-        record(reporter="source", status=503, flags=("UF",)),
+        record(reporter="source", status=503, flags=("UF",), request_id="b"),
         record(),
-        record(source="unknown"),
+        record(source="unknown", request_id="c"),
     ]
     found = {(edge.source, edge.destination): (edge.requests, edge.errors) for edge in edges(records)}
 
     assert {("reviews", "ratings"): (2, 1), ("unknown", "ratings"): (1, 0)} == found
+
+
+def test_without_mtls_a_caller_with_a_sidecar_is_still_known():
+    """The callee's sidecar calls it unknown; the caller's own has told who it is, of the same request."""
+    records = [
+        record(reporter="source", request_id="a"),
+        record(source="unknown", request_id="a"),
+        record(source="unknown", request_id="a", destination="details"),
+    ]
+
+    assert [("reviews", "ratings", 1), ("unknown", "details", 1)] == [
+        (edge.source, edge.destination, edge.requests) for edge in edges(records)
+    ]
 
 
 def test_nothing_reported_has_no_signals():
