@@ -1,4 +1,4 @@
-"""New certificates for all services every second, under load; ``python -m bench.mesh_rotation 10`` for ten."""
+"""New certificates for all services, every second, under load: ``python -m bench.mesh_rotation SECONDS``."""
 
 from __future__ import annotations
 
