@@ -38,6 +38,7 @@ def mistakes_of(lab: str) -> dict[str, Mistake]:
 LABS = {lab: mistakes for lab in FOLDERS if (mistakes := mistakes_of(lab))}
 STOCK = "by-nbgrader"  # the student whose solution nbgrader grades without us
 AT_A_TIME = 2  # each boots machines of its own
+MAYBE_MISSING = "cgroup-memory,cgroup-pids,cgroup-cpu"  # where nobody has delegated a group to a student
 
 pytestmark = [pytest.mark.needs_uml, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -87,9 +88,16 @@ def grade(course: Course) -> Graded:
     course.nbgrader("autograde", course.lab, f"--student={STOCK}")
     validation = course.validate(source_of(course.lab))
     graded = ["solved", "untouched", *students]
-    course.grade("autograde", course.lab, "--jobs=1", *(f"--student={name}" for name in graded))
+    accept = [f"--accept={MAYBE_MISSING}"] if is_for_ordinary_kernel(release) else []
+    students_to_grade = [f"--student={name}" for name in graded]
+    course.grade("autograde", course.lab, "--jobs=1", *accept, *students_to_grade)
     course.grade("feedback", course.lab)
     return Graded(course, release, validation, students, course.points())
+
+
+def is_for_ordinary_kernel(notebook: NotebookNode) -> bool:
+    """Whether it is graded on this host and not in a private kernel, where groups are always to be had."""
+    return bool(notebook.metadata.kernelspec.name == "python3")
 
 
 def automatic(notebook: NotebookNode) -> dict[str, float]:
