@@ -100,6 +100,10 @@ class CertificateAuthority:
             raise InvalidValue(f"certificate of {service!r}: a time to live of {ttl_s:g} s; take more than 0")
         issuer = self._root.certificates[0]
         now = self._now()
+        if issuer.not_valid_after_utc.timestamp() <= now:
+            raise InvalidValue(
+                f"{self._path}: the authority's own certificate has expired; use rotate_root()"
+            )
         begins = now - CLOCK_SKEW_S if not_before is None else not_before
         ends = min(now + ttl_s, issuer.not_valid_after_utc.timestamp())
         key, identity = ec.generate_private_key(ec.SECP256R1()), spiffe_id(service)

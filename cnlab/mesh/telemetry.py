@@ -180,7 +180,7 @@ def golden_signals(
 
     Args:
         records: of the stretch of time in question; those of callers' sidecars are passed over.
-        window_s: its length; else from the first record to the last.
+        window_s: its length; else from the first record to the last, a second at least.
         saturation: requests in flight by service, which no log of finished requests knows.
     """
     by_service: defaultdict[str, list[Record]] = defaultdict(list)
@@ -253,7 +253,7 @@ def _signals(records: Sequence[Record], window_s: float, in_flight: int) -> Sign
 
 def _extent_s(records: Iterable[Record]) -> float:
     times = [time for record in records for time in (record.time, record.time + record.duration_s)]
-    return max(times) - min(times) if times else 0.0
+    return max(max(times) - min(times), 1.0) if times else 0.0
 
 
 def _principals(tls: accesslog_pb2.TLSProperties) -> tuple[str, str]:

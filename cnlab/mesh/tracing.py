@@ -13,6 +13,7 @@ See: W3C Trace Context; OpenTelemetry protocol (OTLP) 1.x, ``trace.proto``; Envo
 from __future__ import annotations
 
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -212,11 +213,11 @@ class Trace:
 class TraceStore:
     """The last traces that sidecars have reported."""
 
-    def __init__(self, *, size: int = 2000) -> None:
-        """Keep `size` traces, and of each `MAX_SPANS` spans."""
-        self._size = size
+    def __init__(self, *, size: int = 20_000) -> None:
+        """Keep `size` spans, of each trace `MAX_SPANS`; the oldest traces go first."""
+        self._size, self._kept = size, 0
         self._spans: OrderedDict[str, dict[str, Span]] = OrderedDict()
-        self.received = 0
+        self.received = 0  # in all, also those that have gone
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -231,10 +232,11 @@ class TraceStore:
         """Take a span; one that was reported twice counts once."""
         self.received += 1
         spans = self._spans.setdefault(span.trace_id, {})
-        if len(spans) < MAX_SPANS:
+        if len(spans) < MAX_SPANS and span.span_id not in spans:
             spans[span.span_id] = span
-        while len(self._spans) > self._size:
-            self._spans.popitem(last=False)
+            self._kept += 1
+        while self._kept > self._size:
+            self._kept -= len(self._spans.popitem(last=False)[1])
 
     def traces(self) -> list[Trace]:
         """Return all traces, oldest first."""
@@ -316,10 +318,12 @@ def _read_span(span: trace_pb2.Span, service: str) -> Span:
 
 
 def _plain(attributes: Any) -> dict[str, Any]:
-    """Turn OTLP's attributes into plain values; lists and maps stay as text."""
+    """Turn OTLP's attributes into plain values; lists and maps stay as text, the unknown is left out."""
     plain: dict[str, Any] = {}
     for attribute in attributes:
         kind = attribute.value.WhichOneof("value")
         value = getattr(attribute.value, kind) if kind else ""
-        plain[attribute.key] = value if isinstance(value, (str, bool, int, float)) else str(value)
+        if value not in ("", "-"):
+            key = sys.intern(attribute.key)  # there are few, and each span has most of them
+            plain[key] = value if isinstance(value, (str, bool, int, float)) else str(value)
     return plain

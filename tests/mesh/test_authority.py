@@ -143,6 +143,14 @@ def test_new_root_leaves_old_certificates_good(tmp_path, now, authority):
     assert authority.bundle == CertificateAuthority.open(tmp_path / "private", now=now).bundle
 
 
+def test_root_that_has_expired_issues_nothing(now, authority):
+    """Its certificates would be refused by everybody, far from here."""
+    now.seconds += 366 * 24 * 3600
+
+    with pytest.raises(InvalidValue, match=r"own certificate has expired; use rotate_root\(\)"):
+        authority.issue("reviews")
+
+
 def test_root_that_has_expired_leaves_the_bundle(now, authority):
     """Else the bundle would grow for ever."""
     old = authority.bundle

@@ -84,6 +84,7 @@ def test_traffic_is_counted_in_the_time_given_or_found():
     records = [record(time=NOON + n / 10, duration_s=0.1) for n in range(20)]
 
     assert pytest.approx(10) == golden_signals(records)["ratings"].traffic_rps
+    assert 1 == golden_signals(records[:1])["ratings"].traffic_rps
     assert 5 == golden_signals(records, window_s=4)["ratings"].traffic_rps
 
 
