@@ -10,7 +10,7 @@ none of them goes up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ class MeshFacts:
 def read_mesh(mesh: Any) -> MeshFacts:
     """Ask a `cnlab.mesh.mesh.Mesh` for what can be drawn of it; also without a control plane."""
     proxies = {mesh.gateway.name: mesh.gateway, **mesh.sidecars}
-    owners = {f"{instance.address}:": instance.name for instance in mesh.instances}
+    owners = {instance.address: instance.name for instance in mesh.instances}
     versions, nacks = mesh.versions, _rejected(mesh)
     calls: dict[tuple[str, str], int] = {}
     pods = {}
@@ -87,10 +87,9 @@ def read_mesh(mesh: Any) -> MeshFacts:
             versions={kind: str(version) for kind, version in versions.get(name, {}).items()},
             nacks=nacks.count(name),
         )
-        for address, count in requests_by_host(proxy.clusters() if is_running else "").items():
-            to = next((owner for prefix, owner in owners.items() if address.startswith(prefix)), name)
-            if to != name and count:
-                calls[name, to] = calls.get((name, to), 0) + count
+        for address, count in requests_by_host(proxy.clusters() if is_running else []).items():
+            if count and address in owners:
+                calls[name, owners[address]] = count
     is_up = mesh.control_plane.is_running
     order = [name for column in columns_of(calls) for name in column]
     arranged = sorted(pods.values(), key=lambda pod: order.index(pod.name) if pod.name in order else 99)
@@ -104,16 +103,19 @@ def _rejected(mesh: Any) -> list[str]:
         return []
 
 
-def requests_by_host(clusters: str) -> dict[str, int]:
-    """Read from Envoy's ``/clusters`` how many requests went to each host of an outbound cluster.
+def requests_by_host(clusters: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Read from Envoy's ``/clusters`` how many requests went to each address of an outbound cluster.
 
     See: "Administration interface", ``GET /clusters``, in Envoy's documentation.
     """
     counts: dict[str, int] = {}
-    for line in clusters.splitlines():
-        parts = line.split("::")
-        if len(parts) == 4 and parts[0].startswith("outbound|") and parts[2] == "rq_total":
-            counts[parts[1]] = counts.get(parts[1], 0) + int(parts[3])
+    for cluster in clusters:
+        for host in cluster.get("host_statuses", []) if cluster["name"].startswith("outbound|") else []:
+            address = str(host["address"]["socket_address"]["address"])
+            total = next(
+                (int(stat.get("value", 0)) for stat in host["stats"] if stat["name"] == "rq_total"), 0
+            )
+            counts[address] = counts.get(address, 0) + total
     return counts
 
 

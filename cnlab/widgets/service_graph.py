@@ -1,15 +1,15 @@
 """Who calls whom: a node a service, an edge as wide as its traffic and as red as its errors.
 
-Interface: `draw_graph` draws what it is given, by caller and called: AUTH's or a scraper's edges, both with
-their golden signals. `ServiceGraph` reads such edges again and again and draws what has come since the last
-look. Services stand from left to right in the order in which a request meets them.
+Interface: `draw_graph` draws the edges that it is given, those of access logs or of two scrapes.
+`ServiceGraph` reads such edges again and again and draws what has come since the last look. Services stand
+from left to right in the order in which a request meets them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
@@ -41,8 +41,16 @@ _BOX = (1.15, 0.44)
 _STATIC_NOTE = "In a running notebook, start draws what comes, once a second."
 
 
-class SignalsLike(Protocol):
+class EdgeLike(Protocol):
     """What is read of an edge."""
+
+    @property
+    def source(self) -> str:
+        """Who called."""
+
+    @property
+    def destination(self) -> str:
+        """Who was called."""
 
     @property
     def requests(self) -> float:
@@ -53,13 +61,12 @@ class SignalsLike(Protocol):
         """How many of them failed."""
 
 
-Edges = Mapping[tuple[str, str], SignalsLike]
-
-
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """What went over an edge between two looks."""
 
+    source: str
+    destination: str
     requests: float
     errors: float
 
@@ -69,20 +76,21 @@ class Traffic:
         return self.errors / self.requests if self.requests else 0.0
 
 
-def traffic_of(edges: Edges) -> dict[tuple[str, str], Traffic]:
+def traffic_of(edges: Iterable[EdgeLike]) -> list[Traffic]:
     """Keep what is drawn of edges."""
-    return {ends: Traffic(signals.requests, signals.errors) for ends, signals in edges.items()}
+    return [Traffic(edge.source, edge.destination, edge.requests, edge.errors) for edge in edges]
 
 
-def since(edges: Edges, before: Edges) -> dict[tuple[str, str], Traffic]:
+def since(edges: Iterable[EdgeLike], before: Iterable[EdgeLike]) -> list[Traffic]:
     """Return what has been added to counters; one that went backwards has started anew."""
-    added = {}
-    for ends, now in traffic_of(edges).items():
-        then = before.get(ends)
-        if then is None or now.requests < then.requests:
-            added[ends] = now
-        else:
-            added[ends] = Traffic(now.requests - then.requests, max(now.errors - then.errors, 0))
+    known = {(edge.source, edge.destination): edge for edge in before}
+    added = []
+    for now in traffic_of(edges):
+        then = known.get((now.source, now.destination))
+        if then is not None and then.requests <= now.requests:
+            requests, errors = now.requests - then.requests, max(now.errors - then.errors, 0)
+            now = Traffic(now.source, now.destination, requests, errors)
+        added.append(now)
     return added
 
 
@@ -113,10 +121,10 @@ def _leads_to(start: str, end: str, pairs: Iterable[tuple[str, str]]) -> bool:
     return end in seen
 
 
-def draw_graph(edges: Edges) -> Picture:
-    """Draw edges by their ends, the caller first."""
+def draw_graph(edges: Iterable[EdgeLike]) -> Picture:
+    """Draw who called whom."""
     traffic = traffic_of(edges)
-    columns = columns_of(traffic) or [[]]
+    columns = columns_of((edge.source, edge.destination) for edge in traffic) or [[]]
     tallest = max(len(column) for column in columns) or 1
     figure = new_figure(max(_COLUMN * len(columns), 3.0), _ROW * tallest + 0.1)
     axes = bare_axes(figure)
@@ -127,11 +135,11 @@ def draw_graph(edges: Edges) -> Picture:
         for x, column in enumerate(columns)
         for y, name in enumerate(column)
     }
-    busiest = max((edge.requests for edge in traffic.values()), default=0) or 1
-    for (source, destination), edge in traffic.items():
-        _draw_edge(axes, places[source], places[destination], edge, busiest)
+    busiest = max((edge.requests for edge in traffic), default=0) or 1
+    for edge in traffic:
+        _draw_edge(axes, places[edge.source], places[edge.destination], edge, busiest)
     for name, place in places.items():
-        received = [edge.requests for (_, to), edge in traffic.items() if to == name]
+        received = [edge.requests for edge in traffic if edge.destination == name]
         _draw_node(axes, name, place, f"{sum(received):g} received" if received else "calls only")
     return picture(figure, alt=describe_graph(traffic))
 
@@ -189,11 +197,11 @@ def _draw_node(axes: Axes, name: str, place: tuple[float, float], words: str) ->
         label.set(fontsize=size, color=colour, weight="bold" if text == name else "normal")
 
 
-def describe_graph(edges: Edges) -> str:
+def describe_graph(edges: Iterable[EdgeLike]) -> str:
     """Say in words what `draw_graph` draws."""
     told = "; ".join(
-        f"{source} to {destination} {edge.requests:g} requests, {edge.errors:g} of them failed"
-        for (source, destination), edge in sorted(traffic_of(edges).items())
+        f"{edge.source} to {edge.destination} {edge.requests:g} requests, {edge.errors:g} of them failed"
+        for edge in sorted(edges, key=lambda edge: (edge.source, edge.destination))
     )
     return f"A graph of services: {told}." if told else "A graph of services: nobody has called anybody."
 
@@ -209,7 +217,7 @@ class ServiceGraph:
 
     def __init__(
         self,
-        read: Callable[[], Edges],
+        read: Callable[[], Iterable[EdgeLike]],
         *,
         every_s: float = 1.0,
         life_s: float = 60.0,

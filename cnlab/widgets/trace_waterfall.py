@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLOURS = tuple(accent for accent in ACCENTS if accent != RED)  # red is for errors
+_MILLISECOND = 1e6  # in nanoseconds
 _LABELS = 210  # points that the labels take, left of the time axis
 _SAID = 12  # spans that the words go through one by one
 
@@ -33,7 +34,7 @@ class SpanLike(Protocol):
         """Its own id."""
 
     @property
-    def parent_id(self) -> str:
+    def parent_span_id(self) -> str:
         """The id of the span that called it."""
 
     @property
@@ -45,11 +46,11 @@ class SpanLike(Protocol):
         """What was done."""
 
     @property
-    def start(self) -> float:
-        """When it began, in seconds since 1970."""
+    def start_ns(self) -> int:
+        """When it began, in nanoseconds since 1970."""
 
     @property
-    def end(self) -> float:
+    def end_ns(self) -> int:
         """When it ended."""
 
     @property
@@ -82,33 +83,33 @@ def arrange(spans: Sequence[SpanLike]) -> list[Row]:
     """Put the spans of a trace in order: each below its caller, in the order of their starts."""
     ids = {span.span_id for span in spans}
     children: dict[str, list[SpanLike]] = {}
-    for span in sorted(spans, key=lambda span: span.start):
-        is_root = span.parent_id not in ids or span.parent_id == span.span_id
-        children.setdefault("" if is_root else span.parent_id, []).append(span)
-    begin = min((span.start for span in spans), default=0)
+    for span in sorted(spans, key=lambda span: span.start_ns):
+        is_root = span.parent_span_id not in ids or span.parent_span_id == span.span_id
+        children.setdefault("" if is_root else span.parent_span_id, []).append(span)
+    begin = min((span.start_ns for span in spans), default=0)
 
-    def since(time: float) -> float:
-        return 1000 * (time - begin)
+    def since(time_ns: int) -> float:
+        return (time_ns - begin) / _MILLISECOND
 
     def below(parent: str, depth: int) -> Iterator[Row]:
         for span in children.get(parent, []):
-            called = [(child.start, child.end) for child in children.get(span.span_id, [])]
+            called = [(child.start_ns, child.end_ns) for child in children.get(span.span_id, [])]
             own = tuple((since(start), since(end)) for start, end in _gaps(span, called))
-            yield Row(span, depth, since(span.start), since(span.end), own)
+            yield Row(span, depth, since(span.start_ns), since(span.end_ns), own)
             yield from below(span.span_id, depth + 1)
 
     return list(below("", 0))
 
 
-def _gaps(span: SpanLike, called: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+def _gaps(span: SpanLike, called: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """The time of `span` without that of the spans it has called; `called` is in the order of starts."""
-    at = span.start
+    at = span.start_ns
     for start, end in called:
         if start > at:
-            yield at, min(start, span.end)
+            yield at, min(start, span.end_ns)
         at = max(at, end)
-    if at < span.end:
-        yield at, span.end
+    if at < span.end_ns:
+        yield at, span.end_ns
 
 
 def draw_trace(spans: Sequence[SpanLike]) -> Picture:
@@ -226,7 +227,7 @@ def _numbered(titles: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def _duration_ms(spans: Sequence[SpanLike]) -> float:
-    return 1000 * (max(span.end for span in spans) - min(span.start for span in spans))
+    return (max(span.end_ns for span in spans) - min(span.start_ns for span in spans)) / _MILLISECOND
 
 
 def _title(number: int, spans: Sequence[SpanLike]) -> str:

@@ -24,17 +24,26 @@ GATEWAY = Pod("ingressgateway", "ingressgateway", "", versions=VERSIONS)
 PAGE = Pod("productpage-v1-0", "productpage", "v1", versions=VERSIONS)
 FACTS = MeshFacts(4711, (GATEWAY, PAGE), {("ingressgateway", "productpage-v1-0"): 30})
 
-CLUSTERS = """\
-outbound|9080||productpage::127.7.7.10:15006::rq_total::28
-outbound|9080||productpage::127.7.7.10:15006::rq_success::27
-outbound|9080|v1|productpage::127.7.7.10:15006::rq_total::2
-outbound|9080||productpage::default_priority::max_requests::1024
-inbound|9080||::127.7.7.10:9080::rq_total::30
-xds-grpc::127.7.7.1:15010::rq_total::4
-"""
+
+def cluster(name, address, total):
+    """What Envoy says of a cluster of one host, as JSON."""
+    stats = [{"name": "cx_total", "value": "1"}, {"name": "rq_total"}]
+    stats[1] |= {"value": str(total)} if total else {}  # protobuf leaves out what is zero
+    place = {"socket_address": {"address": address, "port_value": 15006}}
+    return {"name": name, "host_statuses": [{"address": place, "stats": stats}]}
 
 
-def proxy(name, clusters="", *, is_running=True, connected=1):
+CLUSTERS = [
+    cluster("outbound|9080||productpage", "127.7.7.10", 28),
+    cluster("outbound|9080|v1|productpage", "127.7.7.10", 2),
+    cluster("outbound|9080||details", "127.7.7.11", 0),
+    cluster("inbound|9080||", "127.7.7.10", 30),
+    cluster("xds-grpc", "127.7.7.1", 4),
+    {"name": "outbound|9080||nobody"},
+]
+
+
+def proxy(name, clusters=(), *, is_running=True, connected=1):
     return SimpleNamespace(
         name=name,
         is_running=is_running,
@@ -63,7 +72,7 @@ def mesh():
 
 def test_requests_are_counted_where_sidecars_count_them():
     """The control plane has no number to give: it has seen none of them."""
-    assert {"127.7.7.10:15006": 30} == requests_by_host(CLUSTERS)
+    assert {"127.7.7.10": 30, "127.7.7.11": 0} == requests_by_host(CLUSTERS)
 
 
 def test_live_mesh_becomes_facts(mesh):

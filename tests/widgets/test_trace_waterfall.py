@@ -11,12 +11,20 @@ from cnlab.widgets.trace_waterfall import TraceWaterfall, arrange, describe_trac
 @dataclass(frozen=True)
 class Span:
     span_id: str
-    parent_id: str
+    parent_span_id: str
     service: str
-    start: float
+    start: float  # seconds
     end: float
     name: str = "GET /"
     is_error: bool = False
+
+    @property
+    def start_ns(self) -> int:
+        return round(self.start * 1e9)
+
+    @property
+    def end_ns(self) -> int:
+        return round(self.end * 1e9)
 
 
 PAGE = Span("a", "", "productpage", 100.000, 100.030)
