@@ -13,12 +13,12 @@ import http.client
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 from urllib.parse import urlencode
 
 from cnlab.apps.addresses import LoopbackNetwork
-from cnlab.apps.application import Application, Client, Instance
+from cnlab.apps.application import Application, Client, Instance, Program
 from cnlab.apps.launcher import Launcher, ProcessLauncher, Running
 
 _FIRST_HOST = 10
@@ -51,29 +51,61 @@ class Deployment:
     ) -> None:
         self.application = application
         self.client = client
-        self._launcher = launcher
+        self._given = launcher
+        self._launcher: Launcher
         self._stack = contextlib.ExitStack()
+        self._places: dict[Instance, str] = {}
         self._running: dict[Instance, Running] = {}
 
     def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def start(self) -> Self:
+        """Start all instances and return when all serve; for those who have no block, such as a notebook."""
         with contextlib.ExitStack() as stack:
-            launcher = self._launcher or stack.enter_context(ProcessLauncher())
-            places = place(self.application)
-            for instance, address in places.items():
-                peers = {
-                    name: [where for other, where in places.items() if other.service.name == name]
-                    for name in instance.service.calls
-                }
-                environment = instance.environment(listen=address, peers=peers, client=self.client)
-                self._running[instance] = launcher.start(instance, environment)
-                stack.callback(self._running[instance].stop)
+            self._launcher = self._given or stack.enter_context(ProcessLauncher())
+            self._places = place(self.application)
+            stack.callback(self._stop_all)
+            for instance in self._places:
+                self._running[instance] = self._start(instance)
             for running in self._running.values():
                 running.wait_ready()
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def stop(self) -> None:
+        """End all instances, each after the requests that it has in flight."""
         self._stack.close()
+
+    def roll(self, service: str, program: Program) -> None:
+        """Replace the program of a service, one instance after the other, while the others serve."""
+        changed = replace(self.application.service(service), program=program)
+        self.application = self.application.replacing(changed)
+        for old in [instance for instance in self._running if instance.service.name == service]:
+            new = replace(old, service=changed)
+            self._running[old].stop()
+            self._places = {new if it == old else it: where for it, where in self._places.items()}
+            running = self._start(new)
+            self._running = {
+                new if it == old else it: running if it == old else other
+                for it, other in self._running.items()
+            }
+            running.wait_ready()
+
+    def _start(self, instance: Instance) -> Running:
+        peers = {
+            name: [where for other, where in self._places.items() if other.service.name == name]
+            for name in instance.service.calls
+        }
+        environment = instance.environment(listen=self._places[instance], peers=peers, client=self.client)
+        return self._launcher.start(instance, environment)
+
+    def _stop_all(self) -> None:
+        for running in self._running.values():
+            running.stop()
 
     @property
     def instances(self) -> tuple[Running, ...]:
@@ -136,6 +168,15 @@ class Deployment:
                 for name in self.application.names
             }
         )
+
+    def edges(self) -> dict[tuple[str, str], int]:
+        """Return how many requests each service has had from each caller that is a service of ours."""
+        return {
+            (caller.partition("/")[0], called): requests
+            for called in self.application.names
+            for caller, requests in self.counts(called).items()
+            if caller.partition("/")[0] in self.application.names
+        }
 
     def counts_by_instance(self, service: str) -> dict[str, dict[str, int]]:
         """Return how many requests each instance of a service has had, by who sent them."""

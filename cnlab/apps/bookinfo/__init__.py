@@ -43,6 +43,12 @@ def program(service: str, language: Language) -> Program:
     return Program(_HERE / directory / f"{service}.{suffix}", language, twin)
 
 
+def client_library(language: Language) -> Path:
+    """Return the source of the client library that the teams of a language share."""
+    directory, suffix = _PLACES[language]
+    return _HERE / directory / f"client.{'h' if language == 'C' else suffix}"
+
+
 def bookinfo(services: int = 4) -> Application:
     """Return the application as it was when it had so many services.
 
