@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 
 pytestmark = [pytest.mark.needs_uml, pytest.mark.timeout(600)]
 READ_BOOK = Path(__file__).parents[1] / "browser" / "read_book.mjs"
-PROSE = ("index", "instructors", "execution")
+PROSE = ("index", "istio", "instructors", "execution")
 ELSEWHERE = re.compile(r"^(https?:)?//")
 
 
