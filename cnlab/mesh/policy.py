@@ -22,7 +22,6 @@ import dataclasses
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +29,11 @@ import grpc
 from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2, external_auth_pb2_grpc
 from google.rpc import code_pb2
 
-from cnlab.mesh.rego import RegoPolicy, Verdict
+from cnlab.mesh.rego import TIMEOUT_S, TOO_SLOW, RegoPolicy, Verdict
 from cnlab.mesh.resources import Json, extension, typed
-from cnlab.mesh.tracing import trace_id_of
+from cnlab.mesh.traces import trace_id_of
 
 FILTER = "envoy.filters.http.ext_authz"
-TIMEOUT_S = 0.4
 _EXT_AUTHZ = "envoy.extensions.filters.http.ext_authz.v3"
 _FORBIDDEN = 403
 
@@ -68,13 +66,13 @@ class Decision:
 class Authorizer(external_auth_pb2_grpc.AuthorizationServicer):  # type: ignore[misc]
     """Answers Envoy's checks by the Rego policy of the service asked for.
 
-    Each policy is evaluated in a thread of its own: one that never ends holds up neither the others nor the
-    event loop, which serves configuration too.
+    Policies are evaluated in threads of their own: one that takes for ever holds up neither the others nor
+    the event loop, which serves configuration too.
     """
 
     def __init__(self, *, size: int = 1000, now: Callable[[], float] = time.time) -> None:
         """Remember the last `size` decisions."""
-        self._policies: dict[str, tuple[RegoPolicy, ThreadPoolExecutor]] = {}
+        self._policies: dict[str, RegoPolicy] = {}
         self._now = now
         self._decisions: deque[Decision] = deque(maxlen=size)
         self.counts: Counter[tuple[str, str]] = Counter()  # by policy and "allow", "deny" or "error"
@@ -82,7 +80,7 @@ class Authorizer(external_auth_pb2_grpc.AuthorizationServicer):  # type: ignore[
     @property
     def policies(self) -> dict[str, str]:
         """The Rego source by service."""
-        return {service: policy.source for service, (policy, _) in self._policies.items()}
+        return {service: policy.source for service, policy in self._policies.items()}
 
     @property
     def decisions(self) -> list[Decision]:
@@ -103,28 +101,23 @@ class Authorizer(external_auth_pb2_grpc.AuthorizationServicer):  # type: ignore[
 
     def replace(self, sources: Mapping[str, str]) -> None:
         """Have these policies and no others; all of them, or no change where one is refused."""
-        new = {
-            service: self._policies[service]
-            if self.policies.get(service) == source
-            else (RegoPolicy(service, source), ThreadPoolExecutor(1, thread_name_prefix="rego"))
+        old = self._policies
+        self._policies = {
+            service: old[service]
+            if service in old and old[service].source == source
+            else RegoPolicy(service, source)
             for service, source in sources.items()
         }
-        for service, (policy, thread) in self._policies.items():
-            if new.get(service, (None,))[0] is not policy:
-                thread.shutdown(wait=False, cancel_futures=True)
-        self._policies = new
 
     async def decide(self, service: str, document: dict[str, Any]) -> Verdict:
         """Ask the policy of a service."""
         if service not in self._policies:
             return Verdict(False, f"no policy for {service!r} is known here", is_error=True)
-        policy, thread = self._policies[service]
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                return await loop.run_in_executor(thread, policy.decide, document)
+                return await asyncio.wrap_future(self._policies[service].ask(document))
         except TimeoutError:
-            return Verdict(False, f"no verdict within {TIMEOUT_S:g} s", is_error=True)
+            return TOO_SLOW
 
     async def Check(  # noqa: N802 - the service's word
         self, request: external_auth_pb2.CheckRequest, context: grpc.aio.ServicerContext

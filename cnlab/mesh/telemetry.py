@@ -25,7 +25,7 @@ from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 from cnlab.mesh.identity import service_of
 from cnlab.mesh.metrics import Edge, Signals, cluster_parts
 from cnlab.mesh.resources import Json, extension
-from cnlab.mesh.tracing import trace_id_of
+from cnlab.mesh.traces import trace_id_of
 
 SOURCE, DESTINATION = "source", "destination"
 UNKNOWN = "unknown"

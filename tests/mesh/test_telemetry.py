@@ -12,7 +12,8 @@ from one_envoy import Services, ask, two_sidecars, upstream
 
 from cnlab.clock import wait_until
 from cnlab.mesh.telemetry import FLAGS, AccessLog, Record, edges, golden_signals, percentile
-from cnlab.mesh.tracing import TraceStore, parse_traceparent
+from cnlab.mesh.traces import parse_traceparent
+from cnlab.mesh.tracing import TraceStore
 
 NOON = 1_800_000_000.0
 RECORD = Record(
