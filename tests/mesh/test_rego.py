@@ -91,6 +91,15 @@ def test_what_can_never_work_is_refused_with_line_and_words(case, capfd):
     assert capfd.readouterr() == ("", ""), "the evaluator wrote to our standard output"
 
 
+def test_policy_that_takes_for_ever_is_refused():
+    """No request could ever wait for it."""
+    pairs = "some a in numbers.range(1, 1000)\n\tsome b in numbers.range(1, 1000)"
+    with pytest.raises(
+        InvalidRego, match=r"policy 'ratings': no verdict within 0\.4 s, whatever the request"
+    ):
+        RegoPolicy("ratings", f"package mesh\nallow if {{\n\t{pairs}\n\ta + b == 0\n}}")
+
+
 def test_refusal_is_a_wrong_argument():
     """Callers catch what is wrong with their arguments by one name."""
     with pytest.raises(InvalidValue):
