@@ -7,13 +7,13 @@ acknowledge and otherwise look at the first bytes of a response only, so that it
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +79,18 @@ def main() -> None:
 
 def measure(size: int) -> Figures:
     """Start a control plane and `size` clients, push everything, then one endpoint at a time."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=control_plane, args=(theirs, size), daemon=True)
-    process.start()
-    try:
-        return asyncio.run(_measure(ours, size, process.pid or 0))
-    finally:
-        ours.send("end")
-        process.join(timeout=30)
-        process.kill()
-        process.join()
+    serve = f"from bench.mesh_scale import control_plane; control_plane({size})"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", serve], stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            return asyncio.run(_measure(process, size))
+        finally:
+            process.kill()
 
 
-async def _measure(control: Connection, size: int, pid: int) -> Figures:
-    port = await asyncio.to_thread(control.recv)
+async def _measure(control: subprocess.Popen[str], size: int) -> Figures:
+    assert control.stdout
+    port, pid = int(control.stdout.readline()), control.pid
     clients = Clients(size)
     tasks = [asyncio.create_task(clients.run(number, port)) for number in range(size)]
     await asyncio.wait_for(clients.are_subscribed.wait(), 60)
@@ -109,11 +106,13 @@ async def _measure(control: Connection, size: int, pid: int) -> Figures:
     return Figures(size, full_s, full_bytes, change_s, statistics.median(sizes), idle_bytes, memory_bytes)
 
 
-async def _push(control: Connection, clients: Clients, *types: str) -> tuple[float, int]:
+async def _push(control: subprocess.Popen[str], clients: Clients, *types: str) -> tuple[float, int]:
     """Let the control plane change something; return the seconds until all have it, and the bytes."""
     clients.expect(types)
+    assert control.stdin
     started = time.monotonic()
-    control.send("change")
+    control.stdin.write("change\n")
+    control.stdin.flush()
     await asyncio.wait_for(clients.are_done.wait(), 120)
     return clients.last_s - started, clients.received
 
@@ -184,19 +183,20 @@ def head(response: bytes) -> tuple[str, str]:
     return found[4], found[5]
 
 
-def control_plane(control: Connection, size: int) -> None:
-    """Be the control plane: with each message, first all resources, then one changed endpoint."""
-    asyncio.run(_serve(control, size))
+def control_plane(size: int) -> None:
+    """Be the control plane: with each line, first all resources, then one changed endpoint."""
+    asyncio.run(_serve(size))
 
 
-async def _serve(control: Connection, size: int) -> None:
+async def _serve(size: int) -> None:
     server, discovery = grpc.aio.server(), Discovery()
     discovery.add_to(server)
-    control.send(server.add_insecure_port("127.0.0.1:0"))
+    port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    print(port, flush=True)
     snapshot = everything(1)  # so that all modules are imported
     number = 0
-    while await asyncio.to_thread(control.recv) == "change":
+    while await asyncio.to_thread(sys.stdin.readline):
         snapshot = everything(size) if not number else changed(snapshot, number, size)
         for node in range(size):
             discovery.set(f"node-{node}", snapshot)

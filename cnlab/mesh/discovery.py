@@ -165,7 +165,7 @@ class Discovery:
         try:
             while not reading.done():
                 connection.is_awake.clear()
-                for response in stream.responses():
+                for response in list(stream.responses()):
                     await context.write(encode(response))
                     self._observe("pushed", SHORT[response.type_url])
                 self._tell()

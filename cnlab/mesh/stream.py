@@ -29,6 +29,7 @@ class Stream:
         self.subscriptions: dict[str, Subscription] = {}
         self._nonces = 0
         self._is_resumed = False
+        self._is_idle = False
 
     def receive(self, request: Request, node: str = "", time_s: float = 0.0) -> Ack | None:
         """Take in a request; return the record of it if it answers a response."""
@@ -39,14 +40,18 @@ class Stream:
             return None  # the client has not seen our last response; it will say all this again
         answer = None
         if (response := subscription.sent) and request.nonce == response.nonce:
-            subscription.acknowledged(request.error)
+            # A list of the world that leaves out what a client has would take it away.
+            may_isolate = self.is_delta or type_url not in WHOLE or bool(subscription.known)
+            is_refusal = subscription.answered(request.error, may_isolate=may_isolate)
             names = tuple(one.name for one in response.changed) + response.removed
             kind = SHORT.get(type_url, type_url)
             answer = Ack(node, kind, response.version, response.nonce, request.error, names, time_s)
-            subscription.refusal = answer if request.error else subscription.refusal
+            if is_refusal:
+                subscription.refusal = answer
         if request.versions and subscription.is_fresh:
             self._remember(subscription, request)
         subscription.want(type_url, request, self._available(type_url))
+        self._is_idle = False
         return answer
 
     def update(self, snapshot: Snapshot) -> None:
@@ -55,6 +60,7 @@ class Stream:
             if subscription := self.subscriptions.get(type_url):
                 subscription.changed(names)
         self.snapshot = snapshot
+        self._is_idle = False
 
     def responses(self) -> Iterator[Response]:
         """Yield what can be sent now, in order; whoever takes a response has to send it."""
@@ -64,13 +70,16 @@ class Stream:
                 response = self._next(type_url, subscription)
                 if response:
                     yield response
+        self._is_idle = True
 
     @property
     def is_settled(self) -> bool:
         """Whether the client has all there is for it, or has refused something that the rest waits for."""
+        if self.snapshot is None or not self._is_idle:
+            return False
         every = self.subscriptions.values()
         is_waiting = any(one.due for one in every) and not self.refusals
-        return self.snapshot is not None and not is_waiting and not any(one.sent for one in every)
+        return not is_waiting and not any(one.sent or one.suspects for one in every)
 
     @property
     def refusals(self) -> list[Ack]:
@@ -103,8 +112,7 @@ class Stream:
             return None
         whole = changed
         if not self.is_delta and type_url in WHOLE:
-            others = subscription.known.keys() - {*removed, *(one.name for one in changed)}
-            whole = [subscription.known[name] for name in sorted(others)] + changed
+            whole = self._others(type_url, subscription, {*removed, *(one.name for one in changed)}) + changed
         self._nonces += 1
         subscription.nonce, subscription.is_fresh = str(self._nonces), False
         version = self.snapshot.version if self.snapshot else ""
@@ -115,6 +123,13 @@ class Stream:
             self._warm(changed)
         return subscription.sent
 
+    def _others(self, type_url: str, subscription: Subscription, but: set[str]) -> list[Resource]:
+        """Return what a list of the world has to repeat: what the client has, or may have."""
+        available = self._available(type_url)
+        unsure = {name: available[name] for name in subscription.unsure if name in available}
+        held = {**unsure, **subscription.known}
+        return [held[name] for name in sorted(held.keys() - but)]
+
     def _select(self, type_url: str, subscription: Subscription) -> tuple[list[Resource], list[str]]:
         """Decide what is due now; what has to wait stays due."""
         changed: list[Resource] = []
@@ -122,9 +137,12 @@ class Stream:
         waiting: set[str] = set()
         available = self._available(type_url)
         may_wait = self.is_delta or not subscription.is_fresh or type_url not in WHOLE
+        suspects = subscription.suspects
         for name in sorted(subscription.due):
             resource = available.get(name)
-            if resource is None:
+            if changed and suspects and not suspects.isdisjoint({name, changed[0].name}):
+                waiting.add(name)  # a suspect goes alone
+            elif resource is None:
                 if self._is_named(type_url, name):
                     waiting.add(name)
                 elif name in subscription.known or name in subscription.names:
@@ -137,6 +155,7 @@ class Stream:
             elif name in subscription.known and name not in subscription.rejected:
                 subscription.known[name] = resource  # of which we perhaps only knew the version
         subscription.due, subscription.again = waiting, subscription.again & waiting
+        subscription.suspects = suspects & (waiting | {one.name for one in changed})
         return changed, removed
 
     def _is_ready(self, resource: Resource) -> bool:

@@ -18,6 +18,7 @@ from cnlab.mesh.snapshot import Resource, Resources
 
 WHOLE = (CDS, LDS)
 """Types of which a client may ask for all, `*`, and a response in the state of the world lists all."""
+_WORD = re.compile(r"[^\s,;:'\"()\[\]]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,10 @@ class Subscription:
     """Names to send even if the client has them."""
     rejected: dict[str, str] = field(default_factory=dict)
     """Versions that the client refused, by name."""
+    suspects: set[str] = field(default_factory=set)
+    """Names refused together, for a reason that names none; they are sent anew, one at a time."""
+    unsure: set[str] = field(default_factory=set)
+    """Names refused of the first list: the client may have them from elsewhere, in a version unknown."""
     refusal: Ack | None = None
     sent: Response | None = None
     """The response that has no answer yet; there is never more than one."""
@@ -124,24 +129,38 @@ class Subscription:
         """Take in that resources of these names are others now, or gone."""
         ours = names if self.is_wildcard else names & self.names
         self.due |= ours
+        self.suspects -= ours
         if not ours.isdisjoint(self.rejected):
             self.due |= self.rejected.keys()  # refused together, perhaps for the fault of one
             self.rejected.clear()
             self.refusal = None
 
-    def acknowledged(self, error: str) -> None:
-        """Take in the answer to what was sent."""
+    def answered(self, error: str, *, may_isolate: bool) -> bool:
+        """Take in the answer to what was sent; return whether it refuses something for good."""
         response, self.sent = self.sent, None
         assert response is not None
-        blamed = set(_blamed(response, error)) if error else set()
-        for one in response.changed:
-            if one.name in blamed:
-                self.rejected[one.name] = one.version
-            elif self.is_wildcard or one.name in self.names:
-                self.known[one.name] = one
-                self.rejected.pop(one.name, None)
+        sent = {one.name: one for one in response.changed if self.is_wildcard or one.name in self.names}
+        self.suspects -= sent.keys()
+        blamed = _named_in(error, sent)
+        if error and not blamed and len(sent) > 1 and may_isolate:
+            self.suspects |= sent.keys()
+            self.due |= sent.keys()
+            return False
+        if error and not blamed:
+            blamed = set(sent)
+        if not may_isolate:
+            self.unsure |= blamed
+        for name, one in sent.items():
+            if name in blamed:
+                self.rejected[name] = one.version
+            else:
+                self.known[name] = one
+                self.rejected.pop(name, None)
         for name in response.removed:
             self.known.pop(name, None)
+        if not self.rejected:
+            self.refusal = None
+        return bool(blamed)
 
     def is_news(self, resource: Resource) -> bool:
         """Whether the client has neither this version nor refused it."""
@@ -151,8 +170,7 @@ class Subscription:
         return name in self.again or known is None or known.version != resource.version
 
 
-def _blamed(response: Response, error: str) -> list[str]:
-    """Return the resources that an error is about: those it names, for Envoy takes the others; else all."""
-    names = [one.name for one in response.changed]
-    found = [name for name in names if re.search(rf"(?<![\w|.-]){re.escape(name)}(?![\w|.-])", error)]
-    return found or names
+def _named_in(error: str, names: Iterable[str]) -> set[str]:
+    """Return the resources that an error names; Envoy takes the others of the response."""
+    words = {word.strip(".") for word in _WORD.findall(error)}
+    return words.intersection(names)

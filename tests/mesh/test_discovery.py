@@ -1,20 +1,27 @@
 """Discovery as a real Envoy sees it, in both variants of ADS."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
+import small_mesh
 from small_mesh import PORT, ask, backend, own_address, resources
 
+from bench.mesh_scale import measure
 from cnlab.clock import wait_until
 from cnlab.mesh.bootstrap import API_TYPES, bootstrap
 from cnlab.mesh.packing import InvalidResource
 from cnlab.mesh.proxy import Proxy
-from cnlab.mesh.resources import CDS, LDS, RDS, cluster, listener, static_cluster, tcp_proxy
+from cnlab.mesh.registry import Endpoint
+from cnlab.mesh.resources import CDS, EDS, LDS, RDS, assignment, cluster, listener, static_cluster, tcp_proxy
 from cnlab.mesh.serving import DiscoveryServer
-from cnlab.mesh.snapshot import Inconsistent
+from cnlab.mesh.snapshot import Inconsistent, pack
 
 NODE = "reviews-v1-0"
 
@@ -278,3 +285,51 @@ def test_bootstrap_is_what_envoy_documents():
     assert made == json.loads(json.dumps(made))
     assert "DELTA_GRPC" == made["dynamic_resources"]["ads_config"]["api_type"]
     assert cluster("x")["eds_cluster_config"]["eds_config"] == made["dynamic_resources"]["cds_config"]
+
+
+def test_bad_cluster_that_envoy_does_not_name_is_found(world):
+    """Some errors say what, but not where; the good cluster beside it gets through, and requests with it."""
+    snapshot = world.resources(to="new")
+    bad = static_cluster("bad", [("127.0.0.1", 1)], connect_timeout="-1s")
+    new = static_cluster("new", [(world.v2.address, world.v2.port)])
+    world.server.serve(NODE, {**snapshot, CDS: [*snapshot[CDS], bad, new]})
+
+    (refused,) = world.settle()
+    assert ("bad",) == refused.resources
+    assert "Expected positive duration" in refused.error
+    assert "v2" == world.ask()
+
+
+STUDENT = """
+from small_mesh import ask, backend, own_address, resources
+from cnlab.mesh.bootstrap import bootstrap
+from cnlab.mesh.proxy import Proxy
+from cnlab.mesh.serving import DiscoveryServer
+
+address = own_address()
+with backend("v1") as v1, DiscoveryServer() as server:
+    server.serve("n", resources(address, "v1", v1))
+    with Proxy("n", bootstrap("n", "c", admin=("127.0.0.1", 0), control_plane=server.address)):
+        print(ask(address), server.settle("n"), end="")
+"""
+
+
+@pytest.mark.as_student
+def test_student_needs_no_privilege():
+    """All of it listens on loopback addresses, at ports that anybody may have."""
+    path = {**os.environ, "PYTHONPATH": str(Path(small_mesh.__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", STUDENT], capture_output=True, text=True, env=path, timeout=60
+    )
+
+    assert ("v1 []", "") == (done.stdout, done.stderr)
+
+
+def test_one_endpoint_costs_no_full_push():
+    """Twenty real streams of twenty services: everything once, then one assignment each."""
+    figures = measure(20)
+
+    one = Endpoint("service-1", "10.0.0.1", 9081)
+    size = len(pack(EDS, assignment("service-1", [one, one])).in_delta)
+    assert 20 * size <= figures.change_bytes <= 20 * (size + 100)
+    assert 20 < figures.full_bytes / figures.change_bytes

@@ -108,6 +108,7 @@ def test_grpc_client_follows_the_route(world):
     server, client, v1, v2 = world
 
     assert "v1" == client.call()
+    assert [] == server.settle("client")
     assert ["LDS", "RDS", "CDS", "EDS"] == [one.type for one in server.log]
     server.serve("client", resources("v2", v1, v2))
     wait_until(lambda: client.call() == "v2", timeout_s=10, what="the client to take the new route")

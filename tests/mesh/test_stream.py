@@ -214,15 +214,49 @@ def test_only_the_resource_that_the_error_names_counts_as_refused(client):
     assert ["bad"] == list(client.stream.subscriptions[CDS].rejected)
 
 
-def test_resources_refused_together_are_tried_together_again(client):
-    """Where the error names none, one may have been refused for the fault of another."""
-    client.stream.update(snapshot("2", "a", "b", "c", "d"))
+def test_resources_refused_together_are_tried_one_by_one(client):
+    """Where the error names none of them, this finds the bad one, and the good ones need not wait for it."""
+    client.stream.update(snapshot("2", "a", "b", "bad", "good"))
+    client.take()
+    client.answer(client.taken[0], error="a duration must be positive")
+
+    assert ["bad"] == new_in(client)
+    assert not client.stream.is_settled
+    nack = client.answer(client.taken[0], error="a duration must be positive")
+    assert ["good"] == new_in(client)
+    client.answer(client.taken[0])
+    assert [] == new_in(client)
+    assert [nack] == client.stream.refusals
+    assert {"a", "b", "good"} == client.stream.subscriptions[CDS].known.keys()
+
+
+def new_in(client):
+    """What the next response changes for the client."""
+    client.take()
+    return [one.name for response in client.taken for one in response.changed]
+
+
+def test_suspect_that_changes_is_none_any_more(client):
+    """Somebody has corrected it in the meantime, or taken it back."""
+    client.stream.update(snapshot("2", "a", "b", "bad", "good", to=["a"]))
     client.take()
     client.answer(client.taken[0], error="no")
+    client.stream.update(snapshot("3", "a", "b", to=["a"]))
 
-    client.stream.update(snapshot("3", "a", "b", "c"))
+    assert [] == client.take()
+    assert client.stream.is_settled
 
-    assert {"c"} <= set(client.take()[0].split())
+
+def test_first_list_of_the_world_refused_is_repeated_whole():
+    """A client may have all of it from another stream, and what is not listed it would remove."""
+    client = Client(is_delta=False)
+    client.stream.update(snapshot("1", "a", "bad"))
+    client.subscribe(CDS)
+    client.take()
+    client.answer(client.taken[0], error="no")
+    client.stream.update(client.stream.snapshot.updated("2", pack(CDS, cluster("new"))))
+
+    assert ["CDS a bad new"] == client.take()
 
 
 def test_stale_nonce_answers_nothing(client):
