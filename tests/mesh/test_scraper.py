@@ -10,7 +10,7 @@ from mesh.exporter import exporter
 
 from cnlab.errors import InvalidValue
 from cnlab.mesh.rules import errors_rate, requests_rate
-from cnlab.mesh.scraper import Scraper, Target, scrape
+from cnlab.mesh.scraper import SIDECAR_PATH, Scraper, Target, scrape
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_sample_gets_the_labels_of_its_target(sidecar):
     """A sidecar does not know beside whom it stands; whoever scrapes it does."""
     samples = scrape(sidecar.target(service="reviews", pod="reviews-v1-0"))
 
-    assert "/stats/prometheus?usedonly=1" in sidecar.paths
+    assert [SIDECAR_PATH] == sidecar.paths
     address = sidecar.url.removeprefix("http://")
     assert {"service": "reviews", "pod": "reviews-v1-0", "job": "sidecars", "instance": address}.items() <= (
         samples[1].labels.items()
