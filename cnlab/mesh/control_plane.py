@@ -24,6 +24,7 @@ from typing import Any, Self
 import grpc
 
 from cnlab.mesh import files, traffic
+from cnlab.mesh.assembly import Assembler
 from cnlab.mesh.authority import CertificateAuthority, Identities
 from cnlab.mesh.bookkeeping import Bookkeeping
 from cnlab.mesh.bootstrap import CONTROL_PLANE
@@ -93,6 +94,7 @@ class ControlPlane:
         self.access_log = AccessLog()
         self.traces = TraceStore()
         self.wanted: Wanted | None = None
+        self._assembler = Assembler()
         self.version = 0
         self._changing = asyncio.Lock()
 
@@ -161,10 +163,8 @@ class ControlPlane:
         made = traffic.nodes(wanted.configuration, services, wanted.workloads, self.settings.surroundings)
         secrets = {service: self._secrets(service) for service in set(wanted.services.values())}
         version = str(self.version + 1)
-        snapshots = {
-            node: Snapshot.of(version, {**resources, SDS: secrets[wanted.services[node]]})
-            for node, resources in made.items()
-        }
+        nodes = {node: {**one, SDS: secrets[wanted.services[node]]} for node, one in made.items()}
+        snapshots = self._assembler.snapshots(version, nodes)
         for snapshot in snapshots.values():
             snapshot.check_consistent(elsewhere=(CONTROL_PLANE,))
         return snapshots

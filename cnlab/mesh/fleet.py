@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,13 +37,20 @@ class Fleet:
         self.timeline: list[tuple[float, str]] = []
         """What happened when, in seconds since the mesh began."""
 
-    def add(self, copy: apps.Instance) -> Instance:
-        """Give a new instance an address and a sidecar; nothing is started."""
+    def add(self, service: apps.Service, version: str) -> Instance:
+        """Give one more instance of a version a name, an address and a sidecar; nothing is started."""
+        taken = {instance.name for instance in self.instances}
+        copies = (apps.Instance(service, version, index) for index in itertools.count())
+        copy = next(one for one in copies if one.name not in taken)
         address = self._subnet.take()
         sidecar = proxy(copy.name, copy.service.name, address, self._settings, self._directory)
         instance = Instance(copy, address, sidecar, self._launcher, self._settings.ports)
         self.instances.append(instance)
         return instance
+
+    def remove(self, instances: list[Instance]) -> None:
+        """Forget instances that were stopped."""
+        self.instances = [one for one in self.instances if one not in instances]
 
     def named(self, name: str) -> Instance:
         """Return the instance of this name.
@@ -138,10 +145,3 @@ class Fleet:
 def _is_warm(sidecar: Proxy) -> bool:
     warming = "listener_manager.total_listeners_warming"
     return not sidecar.stats(f"^{warming}$").get(warming)
-
-
-def next_copy(copies: list[apps.Instance], service: apps.Service, version: str) -> apps.Instance:
-    """Return one more instance of a version, with the lowest index that is free."""
-    taken = {copy.index for copy in copies if copy.service.name == service.name and copy.version == version}
-    index = next(number for number in range(len(taken) + 1) if number not in taken)
-    return replace(apps.Instance(service, version), index=index)

@@ -27,7 +27,7 @@ from cnlab.mesh.change import Change, View
 from cnlab.mesh.configuration import GATEWAY, Configuration, Json
 from cnlab.mesh.desired import Desired
 from cnlab.mesh.errors import ControlPlaneDown
-from cnlab.mesh.fleet import Fleet, next_copy
+from cnlab.mesh.fleet import Fleet
 from cnlab.mesh.instance import ORDERS, Instance, Order
 from cnlab.mesh.proxy import Proxy, find_envoy, private_directory
 from cnlab.mesh.remote import RemoteControlPlane
@@ -93,7 +93,7 @@ class Mesh:
         find_envoy()
         with contextlib.ExitStack() as stack:
             self._prepare(stack)
-            instances = [self._fleet.add(copy) for copy in self.application.instances()]
+            instances = [self._fleet.add(copy.service, copy.version) for copy in self.application.instances()]
             self.control_plane.start()
             self._fleet.start(instances, self._order, self._configure_first)
             self._stack = stack.pop_all()
@@ -115,7 +115,6 @@ class Mesh:
         self.control_plane.nodes = self._running_nodes
         launcher = self._launcher or stack.enter_context(ProcessLauncher())
         self._fleet = Fleet(subnet, settings, launcher, directory)
-        self._copies = list(self.application.instances())
         view = View(self._services, self._fleet.workloads, surroundings)
         self._desired = Desired(
             self._first, self.control_plane, self._fleet.workloads, view, self._fleet.wait_for_listeners
@@ -470,18 +469,16 @@ class Mesh:
                 f"{service} has no version {version!r}; there are {', '.join(described.versions)}"
             )
         running = self._fleet.of(service, version)
-        fresh = []
-        for _ in range(count - len(running)):
-            copy = next_copy(self._copies, described, version)
-            self._copies.append(copy)
-            fresh.append(self._fleet.add(copy))
-        self._start(fresh)
+        fresh = [self._fleet.add(described, version) for _ in range(count - len(running))]
+        try:
+            self._start(fresh)
+        except BaseException:
+            self._fleet.remove(fresh)
+            raise
         self._stop(running[count:])
-        for instance in running[count:]:
-            self._fleet.instances.remove(instance)
-            self._copies = [copy for copy in self._copies if copy.name != instance.name]
+        self._fleet.remove(running[count:])
         if running[count:]:
-            self._desired.send(f"scale({service})")
+            self._send("scale")
 
     def stop_instance(self, name: str) -> None:
         """Stop an instance: first it gets no new requests, then it ends."""
@@ -498,10 +495,16 @@ class Mesh:
             return
         for instance in instances:
             instance.is_ready = False
-        self._fleet.start(instances, order or self._order, lambda: self._send("start", wait=False))
-        for instance in instances:
-            instance.is_ready = True
-        self._send("start")
+        try:
+            self._fleet.start(instances, order or self._order, lambda: self._send("start", wait=False))
+            for instance in instances:
+                instance.is_ready = True
+            self._send("start")
+        except BaseException:
+            for instance in instances:
+                instance.is_ready = False
+                instance.stop()
+            raise
 
     def _stop(self, instances: list[Instance]) -> None:
         if not instances:

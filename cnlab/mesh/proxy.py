@@ -39,15 +39,13 @@ class Proxy:
         self.name = name
         self.bootstrap = bootstrap
         self._stack = contextlib.ExitStack()
-        self.directory = directory or self._stack.enter_context(private_directory("cnlab-envoy-"))
-        self._admin_file = self.directory / f"{name}.admin"
-        self._config_file = self.directory / f"{name}.json"
+        self._directory = directory
+        self._process: Process | None = None
         try:
             socket_address = bootstrap["admin"]["address"]["socket_address"]
             self._admin = (str(socket_address["address"]), int(socket_address["port_value"]))
         except (KeyError, TypeError):
             raise InvalidValue(f"bootstrap of {name}: admin.address.socket_address is missing") from None
-        self._process = Process(self._argv(), log=self.directory / f"{name}.log")
 
     def __repr__(self) -> str:
         return f"<Proxy {self.name} {'pid=' + str(self.pid) if self.is_running else 'not running'}>"
@@ -71,8 +69,9 @@ class Proxy:
 
     def start(self) -> None:
         """Start it and return at once; see `wait_until_live`."""
-        self._config_file.write_text(json.dumps(self.bootstrap))
-        self._config_file.chmod(0o600)
+        if self._process is None:
+            self._process = Process(self._argv(), log=self.directory / f"{self.name}.log")
+        (self.directory / f"{self.name}.json").write_text(json.dumps(self.bootstrap))
         self._admin_file.unlink(missing_ok=True)
         self._process.start()
 
@@ -91,15 +90,18 @@ class Proxy:
 
     def stop(self) -> None:
         """Ask it to end, and wait for that."""
-        self._process.stop()
+        if self._process is not None:
+            self._process.stop()
 
     def end(self) -> None:
         """Ask it to end and return at once."""
-        self._process.end()
+        if self._process is not None:
+            self._process.end()
 
     def kill(self) -> None:
         """End it by SIGKILL: a crash."""
-        self._process.kill()
+        if self._process is not None:
+            self._process.kill()
 
     def restart(self) -> None:
         """Start it anew, after it was killed or not, and wait until it serves."""
@@ -114,12 +116,23 @@ class Proxy:
     @property
     def pid(self) -> int:
         """Its process; 0 before the start."""
-        return self._process.pid
+        return self._process.pid if self._process else 0
+
+    @property
+    def directory(self) -> Path:
+        """Where its files are; its own, made for its first start, if no other was given."""
+        if self._directory is None:
+            self._directory = self._stack.enter_context(private_directory("cnlab-envoy-"))
+        return self._directory
+
+    @property
+    def _admin_file(self) -> Path:
+        return self.directory / f"{self.name}.admin"
 
     @property
     def is_running(self) -> bool:
         """Whether the process is there."""
-        return self._process.is_running
+        return self._process is not None and self._process.is_running
 
     @property
     def is_live(self) -> bool:
@@ -132,12 +145,12 @@ class Proxy:
     @property
     def log(self) -> str:
         """What it has written, warnings and worse."""
-        return self._process.log
+        return self._process.log if self._process else ""
 
     @property
     def memory_bytes(self) -> int:
         """Its proportional set size; the program itself is shared by all proxies."""
-        return self._process.memory_bytes
+        return self._process.memory_bytes if self._process else 0
 
     # Its admin interface
 
@@ -208,7 +221,7 @@ class Proxy:
         return [
             str(find_envoy()),
             "--config-path",
-            str(self._config_file),
+            str(self.directory / f"{self.name}.json"),
             "--admin-address-path",
             str(self._admin_file),
             *("--concurrency", "1"),  # one worker thread

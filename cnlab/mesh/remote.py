@@ -146,14 +146,19 @@ class RemoteControlPlane:
         answer = self.ask("PUT", "/config", wanted, cause=cause, timeout_s=timeout_s)
         if not answer["refusals"]:
             self._wanted = wanted
-        self.versions = answer["nodes"]
+        self._remember(answer["nodes"])
         return answer["version"], answer["refusals"]
 
     def status(self) -> Json:
         """Return who is connected, and what each node has."""
         answer: Json = self.ask("GET", "/status")
-        self.versions = {name: node["versions"] for name, node in answer["nodes"].items()}
+        self._remember({name: node["versions"] for name, node in answer["nodes"].items()})
         return answer
+
+    def _remember(self, versions: dict[str, dict[str, str]]) -> None:
+        """Keep what was known: after a restart nodes are not sent, and do not answer, what they have."""
+        if versions:  # else it has not been told of any
+            self.versions = {node: self.versions.get(node, {}) | some for node, some in versions.items()}
 
     def ask(self, method: str, path: str, body: object = None, *, cause: str = "", **query: Any) -> Any:
         """Ask one question over a connection that stays open.

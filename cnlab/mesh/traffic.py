@@ -7,6 +7,8 @@ versions and one for all of them, whether a route uses it or not: so a route nev
 there yet. What can be switched on for a service (a policy, a limit) is a filter that is there and idle until
 its inbound *route* has words for it: the next request is subject to it, and no connection has to be closed.
 
+Listeners are remembered: most changes leave them as they are, and they are the largest resources.
+
 See: Istio's names of clusters, https://istio.io/latest/docs/ops/diagnostic-tools/proxy-cmd/
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -52,20 +55,26 @@ def nodes(
         EDS: assignments(configuration, services, surroundings),
     }
     routes: dict[str, Json] = {}
+    inbound = {service: inbound_routes(service, configuration) for service in configuration.services}
     made = {}
     for workload in workloads:
         source = workload.service if _distinguishes_sources(configuration) else ""
         if source not in routes:
             routes[source] = outbound_routes(configuration, source=source)
-        local = local_cluster(workload, configuration)
+        local = local_cluster(workload.address, configuration.port)
         made[workload.name] = {
             CDS: [*shared[CDS], local],
             EDS: shared[EDS],
             LDS: [
-                outbound_listener(workload, surroundings),
-                inbound_listener(workload, configuration, surroundings),
+                outbound_listener(workload.service, workload.address, surroundings),
+                inbound_listener(
+                    workload.service,
+                    workload.address,
+                    mtls.check_mode(configuration.mtls_of(workload.service)),
+                    surroundings,
+                ),
             ],
-            RDS: [routes[source], inbound_routes(workload.service, configuration)],
+            RDS: [routes[source], inbound[workload.service]],
         }
     made[GATEWAY] = {**shared, LDS: [ingress_listener(surroundings)], RDS: [ingress_routes(configuration)]}
     return made
@@ -145,11 +154,10 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def local_cluster(workload: Workload, configuration: Configuration) -> Json:
+@lru_cache(maxsize=1024)
+def local_cluster(address: str, port: int) -> Json:
     """Return the cluster of the app beside the sidecar."""
-    return resources.static_cluster(
-        f"inbound|{configuration.port}||", [(workload.address, configuration.port)], connect_timeout="1s"
-    )
+    return resources.static_cluster(f"inbound|{port}||", [(address, port)])
 
 
 def assignments(
@@ -341,21 +349,23 @@ def _enabled_filters(service: str, settings: Settings) -> Json:
 # Listeners
 
 
-def outbound_listener(workload: Workload, surroundings: Surroundings) -> Json:
+@lru_cache(maxsize=1024)
+def outbound_listener(service: str, address: str, surroundings: Surroundings) -> Json:
     """Return the listener that the app sends its requests to."""
-    manager = _manager(OUTBOUND, workload.service, surroundings, [_fault_filter()])
-    return resources.outbound_listener(OUTBOUND, workload.address, surroundings.ports.outbound, manager)
+    manager = _manager(OUTBOUND, service, surroundings, [_fault_filter()])
+    return resources.outbound_listener(OUTBOUND, address, surroundings.ports.outbound, manager)
 
 
+@lru_cache(maxsize=16)
 def ingress_listener(surroundings: Surroundings) -> Json:
     """Return the listener of the gateway."""
     manager = _manager(INGRESS, GATEWAY, surroundings, [_fault_filter()], use_remote_address=True)
     return resources.outbound_listener(INGRESS, surroundings.gateway, surroundings.ports.gateway, manager)
 
 
-def inbound_listener(workload: Workload, configuration: Configuration, surroundings: Surroundings) -> Json:
+@lru_cache(maxsize=1024)
+def inbound_listener(service: str, address: str, mode: mtls.Mode, surroundings: Surroundings) -> Json:
     """Return the listener before the app: only it sees who calls."""
-    service = workload.service
     filters = [
         *rbac_filters_disabled(),
         {**policy.ext_authz_filter(CONTROL_PLANE), "disabled": True},
@@ -371,10 +381,9 @@ def inbound_listener(workload: Workload, configuration: Configuration, surroundi
         set_current_client_cert_details={"uri": True},
         **_ONE_SPELLING,
     )
-    mode = mtls.check_mode(configuration.mtls_of(service))
     return resources.inbound_listener(
         INBOUND,
-        workload.address,
+        address,
         surroundings.ports.inbound,
         mtls.inbound_filter_chains(mode, [manager], ADS),
         listener_filters=mtls.inbound_listener_filters(mode),

@@ -186,6 +186,28 @@ def test_control_plane_that_counts_from_one_again_is_heard(mesh):
     assert "reviews-v3" == reviews(mesh)
 
 
+def test_instance_that_nobody_can_be_told_of_is_not_there(mesh):
+    """Without a control plane its sidecar would wait for ever."""
+    before = [one.name for one in mesh.instances]
+    mesh.control_plane.kill()
+    with pytest.raises(ControlPlaneDown):
+        mesh.scale("reviews", "v3", 2)
+    mesh.control_plane.restart()
+
+    assert before == [one.name for one in mesh.instances]
+    mesh.scale("reviews", "v3", 2)
+    assert "reviews-v3-1" in mesh.sidecars
+    mesh.scale("reviews", "v3", 1)
+
+
+def test_versions_that_were_accepted_are_known_after_a_restart(mesh):
+    """Who comes back with all it needs is sent nothing, and so accepts nothing anew."""
+    mesh.control_plane.kill()
+    mesh.control_plane.restart()
+
+    assert {"CDS", "EDS", "LDS", "RDS", "SDS"} == set(mesh.versions["reviews-v1-0"])
+
+
 def test_sidecar_that_does_not_answer_is_named(mesh, monkeypatch):
     """Neither ACK nor NACK: who is meant, and where to look."""
     monkeypatch.setattr(desired, "TIMEOUT_S", 0.5)

@@ -4,6 +4,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -76,6 +77,14 @@ def test_bootstrap_without_admin_is_refused():
     """Without it nobody could say whether the proxy is live."""
     with pytest.raises(InvalidValue, match=r"bootstrap of mute: admin\.address\.socket_address is missing"):
         Proxy("mute", {})
+
+
+def test_proxy_that_never_starts_makes_no_directory(monkeypatch, tmp_path):
+    """To describe one costs nothing."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    Proxy("described", {"admin": ADMIN})
+
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_nothing_is_left_of_a_proxy():
