@@ -27,6 +27,7 @@ class Stream:
         self.is_delta = is_delta
         self.snapshot: Snapshot | None = None
         self.subscriptions: dict[str, Subscription] = {}
+        self._upcoming: Snapshot | None = None
         self._nonces = 0
         self._is_resumed = False
         self._is_idle = False
@@ -55,15 +56,18 @@ class Stream:
         return answer
 
     def update(self, snapshot: Snapshot) -> None:
-        """Take in what the client is to have from now on; only what differs is looked at."""
-        for type_url, names in differences(self.snapshot, snapshot).items():
-            if subscription := self.subscriptions.get(type_url):
-                subscription.changed(names)
-        self.snapshot = snapshot
+        """Take in what the client is to have from now on.
+
+        It waits until the client has answered what it was sent: to accept a cluster, Envoy wants to hear its
+        endpoints, and the next snapshot may not have them any more. Of several that wait, the last counts.
+        """
+        self._upcoming = snapshot
         self._is_idle = False
 
     def responses(self) -> Iterator[Response]:
         """Yield what can be sent now, in order; whoever takes a response has to send it."""
+        if self._upcoming and not any(one.sent for one in self.subscriptions.values()):
+            self._advance(self._upcoming)
         for type_url in ORDER if self.snapshot else ():
             subscription = self.subscriptions.get(type_url)
             if subscription and not subscription.sent and (subscription.due or subscription.is_fresh):
@@ -75,7 +79,7 @@ class Stream:
     @property
     def is_settled(self) -> bool:
         """Whether the client has all there is for it, or has refused something that the rest waits for."""
-        if self.snapshot is None or not self._is_idle:
+        if self.snapshot is None or self._upcoming or not self._is_idle:
             return False
         every = self.subscriptions.values()
         is_waiting = any(one.due for one in every) and not self.refusals
@@ -85,6 +89,13 @@ class Stream:
     def refusals(self) -> list[Ack]:
         """What the client said when it refused something that it is still to have."""
         return [one.refusal for one in self.subscriptions.values() if one.refusal]
+
+    def _advance(self, snapshot: Snapshot) -> None:
+        """Go on to the next snapshot; only what differs is looked at."""
+        for type_url, names in differences(self.snapshot, snapshot).items():
+            if subscription := self.subscriptions.get(type_url):
+                subscription.changed(names)
+        self.snapshot, self._upcoming = snapshot, None
 
     def _available(self, type_url: str) -> Resources:
         return self.snapshot[type_url] if self.snapshot else {}

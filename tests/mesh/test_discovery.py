@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -183,6 +184,55 @@ def test_changed_listener_keeps_its_routes(world):
 
     assert [] == world.settle()
     assert "v1" == world.ask()
+
+
+def moving(world, number):
+    """A cluster that only this snapshot has, and the route to it: to v1 and v2 in turn."""
+    place = (world.v1, world.v2)[number % 2]
+    return world.resources(f"c{number}", Endpoint(f"c{number}", place.address, place.port))
+
+
+def test_no_request_fails_while_clusters_come_and_go(world):
+    """Fifty times the old way is taken away, and there is always a way."""
+    answers: list[str] = []
+    with asking(world.address, answers):
+        for number in range(50):
+            world.server.serve(NODE, moving(world, number))
+            assert [] == world.settle()
+            assert f"v{number % 2 + 1}" == world.ask()
+
+    assert {"v1", "v2"} == set(answers)
+
+
+def test_burst_of_snapshots_ends_with_the_last(world):
+    """What comes faster than it can be applied is passed over, but never half applied."""
+    answers: list[str] = []
+    with asking(world.address, answers):
+        for number in range(50):
+            world.server.serve(NODE, moving(world, number))
+        assert [] == world.settle()
+
+    assert "v2" == world.ask()
+    assert {"c49", "xds-grpc"} == world.clusters()
+    assert set(answers) <= {"v1", "v2"}
+
+
+@contextmanager
+def asking(address: str, answers: list[str]) -> Iterator[None]:
+    """Ask again and again, until the end of the block."""
+    is_over = threading.Event()
+
+    def keep_asking() -> None:
+        while not is_over.is_set():
+            answers.append(ask(address))
+
+    thread = threading.Thread(target=keep_asking)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def test_listener_comes_and_goes(world):
