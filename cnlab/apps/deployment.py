@@ -43,6 +43,16 @@ class Response:
         return self.headers.get("x-served-by", "")
 
 
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Requests of one service to another; `errors` were answered with a status from 500, or not at all."""
+
+    source: str
+    destination: str
+    requests: int
+    errors: int
+
+
 class Deployment:
     """A running application; the ``with`` block ends it."""
 
@@ -169,14 +179,21 @@ class Deployment:
             }
         )
 
-    def edges(self) -> dict[tuple[str, str], int]:
-        """Return how many requests each service has had from each caller that is a service of ours."""
-        return {
-            (caller.partition("/")[0], called): requests
-            for called in self.application.names
-            for caller, requests in self.counts(called).items()
-            if caller.partition("/")[0] in self.application.names
-        }
+    def edges(self) -> list[Edge]:
+        """Return who has called whom of our services, how often, and how often in vain."""
+        edges = []
+        for called in self.application.names:
+            requests, errors = Counter[str](), Counter[str]()
+            for running in self._instances_of(called):
+                counted = count(running)
+                requests.update(counted["by"])
+                errors.update(counted["failed"])
+            for caller in self.application.names:
+                sent = [agent for agent in requests if agent.startswith(f"{caller}/")]
+                if sent:
+                    totals = (sum(each[agent] for agent in sent) for each in (requests, errors))
+                    edges.append(Edge(caller, called, *totals))
+        return edges
 
     def counts_by_instance(self, service: str) -> dict[str, dict[str, int]]:
         """Return how many requests each instance of a service has had, by who sent them."""
@@ -203,7 +220,7 @@ def place(application: Application) -> dict[Instance, str]:
 
 
 def count(running: Running) -> dict[str, Any]:
-    """Return how many requests an instance has had: ``{"requests": 3, "by": {"cart/v1": 3}}``."""
+    """Return an instance's counts: ``{"requests": 3, "by": {"cart/v1": 3}, "failed": {}}``."""
     counted: dict[str, Any] = exchange(running.address, "GET", "/_count").json()
     return counted
 

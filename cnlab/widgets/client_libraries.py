@@ -52,9 +52,11 @@ def draw_growth(rows: Mapping[int, Mapping[str, float]]) -> Picture:
         axes.tick_params(colors=MUTED, labelcolor=INK, length=0)
         values = [row[name] for row in rows.values()]
         axes.plot(list(rows), values, color=colour, linewidth=2, marker="o", markersize=5)
-        axes.set(ylim=(0, 1.18 * max(values)), xticks=list(rows), xlabel="services")
+        axes.set(ylim=(0, 1.2 * max(values)), xlim=(first - 1.5, last + 1.5), yticks=[])
+        axes.set_xticks(list(rows))
+        axes.set_xlabel("services", color=MUTED)
         axes.set_title(name, loc="left", fontsize=10)
-        for place, value in ((first, values[0]), (last, values[-1])):
+        for place, value in zip(rows, values, strict=True):
             axes.annotate(
                 f"{value:.3g}", (place, value), (0, 7), textcoords="offset points", ha="center", color=INK
             )

@@ -43,10 +43,42 @@ def test_edges_are_requests_by_caller_and_called(mall):
     """What a service graph is drawn from."""
     mall.get("/search/0", to="search")
 
-    edges = mall.edges()
+    edges = {(edge.source, edge.destination): edge.requests for edge in mall.edges()}
     assert edges["search", "details"] == edges["search", "recommendations"] == 1
     assert edges["details", "prices"] == edges["recommendations", "prices"] == 1
-    assert ("unknown", "search") not in edges
+    assert "search" not in {destination for _, destination in edges}
+
+
+@pytest.mark.parametrize("service", ["prices", "stock", "cart"])
+@pytest.mark.parametrize("status", [503, 0])
+def test_edges_know_what_failed(mall, service, status):
+    """Where the service itself counts it, in each language: 5xx, or no answer at all."""
+    mall.fail(service, status=status)
+    mall.get("/checkout/0", to="checkout")
+
+    errors = {
+        edge.errors for edge in mall.edges() if edge.destination == service and edge.source != "shipping"
+    }
+    assert errors == {16 if service != "cart" else 4}
+
+
+def test_failure_is_passed_up_the_edges(mall):
+    """The cart is well, and answers 503 because the prices do."""
+    mall.fail("prices")
+    mall.get("/checkout/0", to="checkout")
+
+    assert {(e.source, e.destination): e.errors for e in mall.edges()} == {
+        ("cart", "prices"): 16,
+        ("checkout", "cart"): 4,
+    }
+
+
+def test_not_found_is_no_failure_of_the_service(mall):
+    """4xx is the caller's doing."""
+    mall.fail("prices", status=404)
+    mall.get("/details/0", to="details")
+
+    assert [edge.errors for edge in mall.edges() if edge.destination == "prices"] == [0]
 
 
 def test_language_changes_while_requests_go_on():

@@ -49,8 +49,12 @@ def client_library(language: Language) -> Path:
     return _HERE / directory / f"client.{'h' if language == 'C' else suffix}"
 
 
-def bookinfo(services: int = 4) -> Application:
+def bookinfo(services: int = 4, *, reviews: tuple[str, ...] = ("v1", "v2", "v3")) -> Application:
     """Return the application as it was when it had so many services.
+
+    Args:
+        services: how many; the first four are Istio's.
+        reviews: the versions of reviews that run side by side.
 
     Raises:
         InvalidValue: `services` is not one of 2 to 12.
@@ -64,7 +68,7 @@ def bookinfo(services: int = 4) -> Application:
             Service(
                 name,
                 program(name, language),
-                versions=("v1", "v2", "v3") if name == "reviews" else ("v1",),
+                versions=reviews if name == "reviews" else ("v1",),
                 calls=tuple(called for called in calls if called in here),
             )
             for name, language, calls in GROWTH[:services]

@@ -38,7 +38,7 @@ struct request {
 
 struct reply {
 	int status;
-	char body[4096];
+	char body[8192];
 	char retry_after[16];
 };
 
@@ -51,7 +51,7 @@ static struct {
 	bool forgets; /* what the callers' headers say, so that a trace ends here */
 	char retry_after[16];
 	long requests;
-	struct { char name[64]; long requests; } callers[CALLERS_MAX];
+	struct { char name[64]; long requests, failures; } callers[CALLERS_MAX];
 } health = { .lock = PTHREAD_MUTEX_INITIALIZER, .fail_status = 503 };
 
 static atomic_int unanswered;
@@ -116,14 +116,23 @@ static inline double query_number(const char *query, const char *key, double fal
 	return fallback;
 }
 
-static void tell_count(struct reply *reply)
+static int tell_callers(char *text, size_t size, bool failures)
 {
-	int used = snprintf(reply->body, sizeof reply->body, "{\"requests\": %ld, \"by\": {", health.requests);
+	int used = 0;
 
 	for (int i = 0; i < CALLERS_MAX && health.callers[i].requests; i++)
-		used += snprintf(reply->body + used, sizeof reply->body - used, "%s\"%s\": %ld", i ? ", " : "",
-				 health.callers[i].name, health.callers[i].requests);
-	snprintf(reply->body + used, sizeof reply->body - used, "}}");
+		used += snprintf(text + used, size - used, "%s\"%s\": %ld", i ? ", " : "", health.callers[i].name,
+				 failures ? health.callers[i].failures : health.callers[i].requests);
+	return used;
+}
+
+static void tell_count(struct reply *reply)
+{
+	char by[CALLERS_MAX * 100] = "", failed[CALLERS_MAX * 100] = "";
+
+	tell_callers(by, sizeof by, false);
+	tell_callers(failed, sizeof failed, true);
+	respond(reply, 200, "{\"requests\": %ld, \"by\": {%s}, \"failed\": {%s}}", health.requests, by, failed);
 }
 
 static void administer(const struct request *request, struct reply *reply)
@@ -155,7 +164,7 @@ static void administer(const struct request *request, struct reply *reply)
 }
 
 /* Count a request and who sent it; what is no plain text of a name is not repeated to anybody. */
-static void count(const char *headers)
+static int count(const char *headers)
 {
 	char caller[64];
 	int i = 0;
@@ -171,19 +180,27 @@ static void count(const char *headers)
 	snprintf(health.callers[i].name, sizeof health.callers[i].name, "%s", caller[0] ? caller : "unknown");
 	health.callers[i].requests++;
 	pthread_mutex_unlock(&health.lock);
+	return i;
+}
+
+static void count_failure(int caller)
+{
+	pthread_mutex_lock(&health.lock);
+	health.callers[caller].failures++;
+	pthread_mutex_unlock(&health.lock);
 }
 
 /* Answer one request; false if the connection is to be closed without an answer. */
 static bool handle(struct request *request, struct reply *reply)
 {
 	double slow_s, fail_rate;
-	int fail_status;
+	int fail_status, caller;
 
 	if (!strcmp(request->path, "/health") || !strncmp(request->path, "/_", 2)) {
 		administer(request, reply);
 		return true;
 	}
-	count(request->headers);
+	caller = count(request->headers);
 	pthread_mutex_lock(&health.lock);
 	slow_s = health.slow_s;
 	fail_rate = health.fail_rate;
@@ -196,11 +213,13 @@ static bool handle(struct request *request, struct reply *reply)
 		pause_s(slow_s);
 	if (random() / (RAND_MAX + 1.0) < fail_rate) {
 		respond(reply, fail_status, "{\"error\": \"%s is ill\"}", service_name);
-		return fail_status != 0;
+	} else {
+		reply->retry_after[0] = 0;
+		answer(request, reply);
 	}
-	reply->retry_after[0] = 0;
-	answer(request, reply);
-	return true;
+	if (!reply->status || reply->status >= 500)
+		count_failure(caller);
+	return reply->status != 0;
 }
 
 static bool send_all(int fd, const char *data, size_t size)

@@ -22,6 +22,7 @@ const wellAgain = () => ({
   forgets: false,
   requests: 0,
   by: new Map(),
+  failed: new Map(),
 });
 let health = wellAgain();
 let unanswered = 0;
@@ -65,12 +66,21 @@ function administer(path, query) {
       health = wellAgain();
       break;
     case "/_count":
-      return [200, { requests: health.requests, by: Object.fromEntries(health.by) }];
+      return [
+        200,
+        {
+          requests: health.requests,
+          by: Object.fromEntries(health.by),
+          failed: Object.fromEntries(health.failed),
+        },
+      ];
     default:
       return [404, { error: `no ${path} here` }];
   }
   return [200, { status: "ok" }];
 }
+
+const countOne = (counts, caller) => counts.set(caller, (counts.get(caller) || 0) + 1);
 
 async function handle(request, response, answer) {
   const url = new URL(request.url, "http://service");
@@ -79,15 +89,18 @@ async function handle(request, response, answer) {
   }
   const caller = request.headers["user-agent"] || "unknown";
   health.requests += 1;
-  health.by.set(caller, (health.by.get(caller) || 0) + 1);
+  countOne(health.by, caller);
   if (health.slowMs) await sleep(health.slowMs);
   if (Math.random() < health.rate) {
+    if (health.status === 0 || health.status >= 500) countOne(health.failed, caller);
     if (health.status === 0) return request.socket.destroy();
     const headers = health.retryAfter ? { "retry-after": health.retryAfter } : {};
     return send(response, health.status, { error: `${name} is ill` }, headers);
   }
   const headers = health.forgets ? {} : request.headers;
-  return send(response, ...(await answer({ method: request.method, path: url.pathname, headers })));
+  const [status, value] = await answer({ method: request.method, path: url.pathname, headers });
+  if (status >= 500) countOne(health.failed, caller);
+  return send(response, status, value);
 }
 
 function leaveWhenDone() {

@@ -46,7 +46,7 @@ Answer = Callable[[Request], tuple[int, Any]]
 
 @dataclass
 class Health:
-    """What ails the service, and how many requests it has had, from whom."""
+    """What ails the service, and how many requests it has had and failed to answer, from whom."""
 
     fail_rate: float = 0.0
     fail_status: int = 503
@@ -54,6 +54,7 @@ class Health:
     slow_s: float = 0.0
     forgets: bool = False  # what the caller's headers said, so that a trace ends here
     requests_by: Counter[str] = field(default_factory=Counter)
+    failures_by: Counter[str] = field(default_factory=Counter)
 
 
 class Server(ThreadingHTTPServer):
@@ -126,14 +127,18 @@ class Handler(BaseHTTPRequestHandler):
         query = dict(parse_qsl(url.query))
         if url.path == "/health" or url.path.startswith("/_"):
             return self._send(*self._administer(url.path, query))
-        health = self.server.health
-        health.requests_by[self.headers.get("user-agent", "unknown")] += 1
+        health, caller = self.server.health, self.headers.get("user-agent", "unknown")
+        health.requests_by[caller] += 1
         if health.slow_s:
             time.sleep(health.slow_s)
         if random.random() < health.fail_rate:
-            return self._fail(health)
-        headers = {} if health.forgets else dict(self.headers.items())
-        self._send(*self.server.answer(Request(self.command, url.path, query, headers)))
+            status = self._fail(health)
+        else:
+            headers = {} if health.forgets else dict(self.headers.items())
+            status, value = self.server.answer(Request(self.command, url.path, query, headers))
+            self._send(status, value)
+        if status == _NO_ANSWER or status >= 500:
+            health.failures_by[caller] += 1
 
     def _administer(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
         health = self.server.health
@@ -148,20 +153,22 @@ class Handler(BaseHTTPRequestHandler):
             elif path == "/_reset":
                 self.server.health = Health()
             elif path == "/_count":
-                return 200, {"requests": health.requests_by.total(), "by": dict(health.requests_by)}
+                requests, failures = health.requests_by, health.failures_by
+                return 200, {"requests": requests.total(), "by": requests, "failed": failures}
             elif path != "/health":
                 return 404, {"error": f"no {path} here"}
         except (KeyError, ValueError) as error:
             return 400, {"error": f"{path}: {error}"}
         return 200, {"status": "ok"}
 
-    def _fail(self, health: Health) -> None:
+    def _fail(self, health: Health) -> int:
         if health.fail_status == _NO_ANSWER:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        headers = {"retry-after": health.retry_after} if health.retry_after else {}
-        self._send(health.fail_status, {"error": f"{NAME} is ill"}, headers)
+        else:
+            headers = {"retry-after": health.retry_after} if health.retry_after else {}
+            self._send(health.fail_status, {"error": f"{NAME} is ill"}, headers)
+        return health.fail_status
 
     def _send(self, status: int, value: Any, headers: Mapping[str, str] | None = None) -> None:
         is_page = isinstance(value, str)
