@@ -101,7 +101,10 @@ class Stream:
         return self.snapshot[type_url] if self.snapshot else {}
 
     def _remember(self, subscription: Subscription, request: Request) -> None:
-        """Believe a client what it has from another stream; only the version says which it is."""
+        """Believe a client what it has from another stream; only the version says which it is.
+
+        In the state of the world it does not say, so there what is gone goes with the first list.
+        """
         self._is_resumed = True
         available = self._available(request.type_url)
         leaf = request.type_url in (EDS, SDS)

@@ -17,6 +17,7 @@ from small_mesh import PORT, ask, backend, own_address, resources
 from bench.mesh_scale import measure
 from cnlab.clock import wait_until
 from cnlab.mesh.bootstrap import API_TYPES, bootstrap
+from cnlab.mesh.discovery import Ack, Discovery
 from cnlab.mesh.packing import InvalidResource
 from cnlab.mesh.proxy import Proxy
 from cnlab.mesh.registry import Endpoint
@@ -383,3 +384,11 @@ def test_one_endpoint_costs_no_full_push():
     size = len(pack(EDS, assignment("service-1", [one, one])).in_delta)
     assert 20 * size <= figures.change_bytes <= 20 * (size + 100)
     assert 20 < figures.full_bytes / figures.change_bytes
+
+
+def test_log_is_bounded():
+    """A control plane runs for months, and a proxy that refuses may do so often."""
+    discovery = Discovery(log_size=2)
+    discovery.log.extend(Ack("n", "CDS", str(number), "1", error="no") for number in range(5))
+
+    assert ["3", "4"] == [one.version for one in discovery.nacks]
