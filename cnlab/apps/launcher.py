@@ -17,7 +17,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
@@ -149,9 +149,14 @@ def not_started(name: str, address: str, log: str) -> NotStarted:
 
 
 class ProcessLauncher:
-    """Runs instances as processes; a ``with`` block ends them all."""
+    """Runs instances as processes; a ``with`` block ends them all.
 
-    def __init__(self) -> None:
+    Args:
+        enter: a command that goes before theirs, such as ``nsenter --target 42 --net``.
+    """
+
+    def __init__(self, *, enter: Sequence[str] = ()) -> None:
+        self._enter = list(enter)
         self._started: list[RunningProcess] = []
         self._compiled: dict[Path, int] = {}
         self._troubles: dict[Language, str] = {}
@@ -174,6 +179,7 @@ class ProcessLauncher:
         with self._lock:  # one at a time: the second instance of a C program waits for the first's compiler
             program, note = self._choose(instance.service.program)
             command, descriptors = self._command(program)
+            command = [*self._enter, *command]
             running = self._in_spawner(instance, environment, command, descriptors, note)
             self._started.append(running)
         return running

@@ -6,12 +6,16 @@ of it, the first address for the control plane, the second for the ingress gatew
 See: RFC 1122, 3.2.1.3 (g); "Ports used by Istio" in Istio's application requirements
 """
 
+from __future__ import annotations
+
 import contextlib
 import random
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
+from cnlab.apps.launcher import Launcher
 from cnlab.mesh.errors import MeshError, PortTaken
 
 _ATTEMPTS = 50
@@ -40,12 +44,41 @@ class Ports:
         return {"admin": self.admin, "outbound": self.outbound, "inbound": self.inbound}
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an instance is to be."""
+
+    address: str
+    enter: tuple[str, ...] = ()  # a command that goes before the sidecar's
+    launcher: Launcher | None = None  # of the app, if not any will do
+    is_here: bool = True  # in our network namespace, where ports can be tried
+
+
+class Places(Protocol):
+    """Addresses for all that a mesh consists of."""
+
+    @property
+    def control_plane(self) -> str:
+        """Address of the control plane."""
+
+    @property
+    def gateway(self) -> str:
+        """Address of the ingress gateway."""
+
+    def take(self, name: str) -> Place:
+        """Return a place for an instance."""
+
+    def release(self, name: str) -> None:
+        """Take it back."""
+
+
 class Subnet:
     """A /24 of the loopback network that this mesh has for itself."""
 
     def __init__(self, network: str) -> None:
         self.network = network  # "127.X.Y"
-        self._next = _FIRST_INSTANCE
+        self._free = list(range(_FIRST_INSTANCE, _LAST_INSTANCE))
+        self._taken: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"<Subnet {self.network}.0/24>"
@@ -60,12 +93,16 @@ class Subnet:
         """Address of the ingress gateway."""
         return f"{self.network}.2"
 
-    def take(self) -> str:
-        """Return an address that no instance has had."""
-        if self._next > _LAST_INSTANCE:
-            raise MeshError(f"{self.network}.0/24: all addresses for instances have been used")
-        self._next += 1
-        return f"{self.network}.{self._next - 1}"
+    def take(self, name: str) -> Place:
+        """Return a place for an instance, which no other has."""
+        if not self._free:
+            raise MeshError(f"{self.network}.0/24: no address is free for {name}")
+        self._taken[name] = self._free.pop(0)
+        return Place(f"{self.network}.{self._taken[name]}")
+
+    def release(self, name: str) -> None:
+        """Let the place of an instance that is gone be another's."""
+        self._free.append(self._taken.pop(name))
 
 
 @contextlib.contextmanager

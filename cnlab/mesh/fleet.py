@@ -13,7 +13,7 @@ from cnlab import apps
 from cnlab.apps.launcher import Launcher
 from cnlab.clock import wait_until
 from cnlab.errors import InvalidValue
-from cnlab.mesh.addresses import Subnet, check_free
+from cnlab.mesh.addresses import Place, Places, check_free
 from cnlab.mesh.configuration import GATEWAY, Workload
 from cnlab.mesh.errors import ProgramEnded
 from cnlab.mesh.instance import Instance, Order, proxy
@@ -27,13 +27,13 @@ class Fleet:
     """All instances, and the gateway."""
 
     def __init__(
-        self, subnet: Subnet, settings: ControlPlaneSettings, launcher: Launcher, directory: Path
+        self, places: Places, settings: ControlPlaneSettings, launcher: Launcher, directory: Path
     ) -> None:
-        self._subnet, self._settings = subnet, settings
+        self._places, self._settings = places, settings
         self._launcher, self._directory = launcher, directory
         self._born = time.monotonic()
         self.instances: list[Instance] = []
-        self.gateway = proxy(GATEWAY, GATEWAY, subnet.gateway, settings, directory)
+        self.gateway = proxy(GATEWAY, GATEWAY, Place(places.gateway), settings, directory)
         self.timeline: list[tuple[float, str]] = []
         """What happened when, in seconds since the mesh began."""
 
@@ -42,15 +42,17 @@ class Fleet:
         taken = {instance.name for instance in self.instances}
         copies = (apps.Instance(service, version, index) for index in itertools.count())
         copy = next(one for one in copies if one.name not in taken)
-        address = self._subnet.take()
-        sidecar = proxy(copy.name, copy.service.name, address, self._settings, self._directory)
-        instance = Instance(copy, address, sidecar, self._launcher, self._settings.ports)
+        place = self._places.take(copy.name)
+        sidecar = proxy(copy.name, copy.service.name, place, self._settings, self._directory)
+        instance = Instance(copy, place, sidecar, self._launcher, self._settings.surroundings)
         self.instances.append(instance)
         return instance
 
     def remove(self, instances: list[Instance]) -> None:
         """Forget instances that were stopped."""
         self.instances = [one for one in self.instances if one not in instances]
+        for instance in instances:
+            self._places.release(instance.name)
 
     def named(self, name: str) -> Instance:
         """Return the instance of this name.
@@ -119,7 +121,7 @@ class Fleet:
 
     def _start_proxies(self, instances: list[Instance]) -> None:
         if not self.gateway.pid:
-            check_free(self._subnet.gateway, self._settings.ports.gateway, "gateway")
+            check_free(self._places.gateway, self._settings.ports.gateway, "gateway")
             self.gateway.start()
         for instance in instances:
             instance.start_sidecar()

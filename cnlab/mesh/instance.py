@@ -10,12 +10,12 @@ from typing import Literal
 
 from cnlab import apps
 from cnlab.apps.launcher import Launcher, Running
-from cnlab.mesh.addresses import Ports, check_free
+from cnlab.mesh.addresses import Place, check_free
 from cnlab.mesh.bootstrap import CONTROL_PLANE, bootstrap, file_bootstrap
 from cnlab.mesh.configuration import Workload
 from cnlab.mesh.proxy import Proxy
 from cnlab.mesh.resources import Json, grpc_cluster
-from cnlab.mesh.settings import ControlPlaneSettings
+from cnlab.mesh.settings import ControlPlaneSettings, Surroundings
 
 Order = Literal["together", "app-first", "proxy-first"]
 ORDERS: tuple[Order, ...] = ("together", "app-first", "proxy-first")
@@ -26,18 +26,25 @@ class Instance:
     """An app and its sidecar, at one address."""
 
     def __init__(
-        self, copy: apps.Instance, address: str, sidecar: Proxy, launcher: Launcher, ports: Ports
+        self,
+        copy: apps.Instance,
+        place: Place,
+        sidecar: Proxy,
+        launcher: Launcher,
+        surroundings: Surroundings,
     ) -> None:
         self.name = copy.name
         self.service = copy.service.name
         self.version = copy.version
-        self.address = address
+        self.address = place.address
         self.sidecar = sidecar
         self.app: Running | None = None
         self.is_ready = True  # may get requests
         self._copy = copy
-        self._launcher = launcher
-        self._ports = ports
+        self._place = place
+        self._launcher = place.launcher or launcher
+        self._ports = surroundings.ports
+        self._is_transparent = surroundings.is_transparent
 
     def __repr__(self) -> str:
         parts = {"app": self.is_running, "sidecar": self.sidecar.is_running}
@@ -63,20 +70,26 @@ class Instance:
     def environment(self) -> dict[str, str]:
         """What the app is told."""
         sidecar = f"{self.address}:{self._ports.outbound}"
+        by_name = self._is_transparent
         return self._copy.environment(
             listen=f"{self.address}:{self._ports.app}",
-            peers={name: [sidecar] for name in self._copy.service.calls},
+            peers={
+                name: [f"{name}:{self._ports.app}" if by_name else sidecar]
+                for name in self._copy.service.calls
+            },
         )
 
     def start_app(self) -> None:
         """Start the app and return at once."""
-        check_free(self.address, self._ports.app, "app")
+        if self._place.is_here:
+            check_free(self.address, self._ports.app, "app")
         self.app = self._launcher.start(self._copy, self.environment)
 
     def start_sidecar(self) -> None:
         """Start the sidecar and return at once."""
-        for word, port in self._ports.of_sidecar.items():
-            check_free(self.address, port, word)
+        if self._place.is_here:
+            for word, port in self._ports.of_sidecar.items():
+                check_free(self.address, port, word)
         self.sidecar.start()
 
     def stop(self) -> None:
@@ -86,10 +99,10 @@ class Instance:
         self.sidecar.stop()
 
 
-def proxy(node: str, service: str, address: str, settings: ControlPlaneSettings, directory: Path) -> Proxy:
+def proxy(node: str, service: str, place: Place, settings: ControlPlaneSettings, directory: Path) -> Proxy:
     """Return the proxy of a node, not started: it knows who it is, and where the control plane is."""
     control_plane = (settings.address, settings.ports.xds)
-    admin = (address, settings.ports.admin)
+    admin = (place.address, settings.ports.admin)
     words = {"layered_runtime": _runtime(), "stats_config": _histograms(), "stats_flush_interval": "0.5s"}
     if settings.discovery == "files":
         files = Path(settings.directory) / "xds" / node
@@ -99,7 +112,7 @@ def proxy(node: str, service: str, address: str, settings: ControlPlaneSettings,
         made = bootstrap(
             node, service, admin=admin, control_plane=control_plane, discovery=settings.discovery, **words
         )
-    return Proxy(node, made, directory)
+    return Proxy(node, made, directory, enter=place.enter)
 
 
 def _runtime() -> Json:

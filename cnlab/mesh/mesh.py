@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
@@ -22,7 +23,7 @@ from cnlab.apps.deployment import Response, count, exchange
 from cnlab.apps.launcher import Launcher, ProcessLauncher
 from cnlab.errors import InvalidValue
 from cnlab.mesh import addresses
-from cnlab.mesh.addresses import Ports
+from cnlab.mesh.addresses import Places, Ports
 from cnlab.mesh.change import Change, View
 from cnlab.mesh.configuration import GATEWAY, Configuration, Json
 from cnlab.mesh.desired import Desired
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from cnlab.mesh.metrics import Edge, Signals
     from cnlab.mesh.subscription import Ack
     from cnlab.mesh.telemetry import Record
-    from cnlab.mesh.tracing import Trace
+    from cnlab.mesh.traces import Trace
 
 DISCOVERY = ("delta", "sotw", "files")
 OUTSIDE = "outside"
@@ -60,6 +61,7 @@ class Mesh:
         ports: where everything listens.
         start_order: which of app and sidecar waits: ``together`` neither, ``app-first``, ``proxy-first``.
         certificate_ttl_s: how long a certificate is valid; a new one comes at half of that.
+        transparent: whether instances are pods in which packets are redirected; see `interception`.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Mesh:
         ports: Ports | None = None,
         start_order: Order = "together",
         certificate_ttl_s: float = 3600.0,
+        transparent: bool = False,
     ) -> None:
         if discovery not in DISCOVERY:
             raise InvalidValue(f"unknown discovery {discovery!r}; there are {', '.join(DISCOVERY)}")
@@ -84,7 +87,7 @@ class Mesh:
         services = {service.name: service.versions for service in application.services}
         self._first = Configuration(services, application.entry, port=self.ports.app).with_mtls(mtls)
         self._discovery, self._order, self._ttl_s = discovery, start_order, certificate_ttl_s
-        self._reports = (tracing, access_log)
+        self._reports = (tracing, access_log, transparent)
         self._launcher = launcher
         self._kept_manifests: Manifests | None = None
         self._stack = contextlib.ExitStack()
@@ -105,21 +108,30 @@ class Mesh:
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         """Make what processes need, and have it unmade."""
         directory = stack.enter_context(private_directory("cnlab-mesh-"))
-        subnet = stack.enter_context(addresses.reserve(self.ports))
-        self._gateway_address = subnet.gateway
-        surroundings = Surroundings(subnet.gateway, self.ports, *self._reports)
+        places = stack.enter_context(self._places(directory))
+        self._gateway_address = places.gateway
+        self._surroundings = Surroundings(places.gateway, self.ports, *self._reports)
         settings = ControlPlaneSettings(
-            subnet.control_plane, str(directory), surroundings, self._discovery, self._ttl_s
+            places.control_plane, str(directory), self._surroundings, self._discovery, self._ttl_s
         )
         self.control_plane = RemoteControlPlane(settings, directory)
         self.control_plane.nodes = self._running_nodes
         launcher = self._launcher or stack.enter_context(ProcessLauncher())
-        self._fleet = Fleet(subnet, settings, launcher, directory)
-        view = View(self._services, self._fleet.workloads, surroundings)
+        self._fleet = Fleet(places, settings, launcher, directory)
+        view = View(self._services, self._fleet.workloads, self._surroundings)
         self._desired = Desired(
             self._first, self.control_plane, self._fleet.workloads, view, self._fleet.wait_for_listeners
         )
         stack.callback(self._stop_all)
+
+    def _places(self, directory: Path) -> contextlib.AbstractContextManager[Places]:
+        *_, is_transparent = self._reports
+        if not is_transparent:
+            return addresses.reserve(self.ports)
+        from cnlab.mesh.interception import PodNetwork, require_wide_addresses
+
+        require_wide_addresses()
+        return PodNetwork(self.services, self.ports, directory)
 
     def _configure_first(self) -> None:
         self.control_plane.wait_ready()
@@ -246,7 +258,8 @@ class Mesh:
             return self.url.removeprefix("http://"), host
         if from_ == OUTSIDE:
             target = self._some_instance(host)
-            return f"{target.address}:{self.ports.inbound}", host
+            is_redirected = self._surroundings.is_transparent
+            return f"{target.address}:{self.ports.app if is_redirected else self.ports.inbound}", host
         return f"{self._some_instance(from_).address}:{self.ports.outbound}", host
 
     def _some_instance(self, name: str) -> Instance:
@@ -579,7 +592,7 @@ class Mesh:
 
     def traces(self) -> list[Trace]:
         """Return the traces that are remembered, oldest first."""
-        from cnlab.mesh.tracing import Trace
+        from cnlab.mesh.traces import Trace
 
         return [Trace.from_dict(one) for one in self.control_plane.ask("GET", "/traces")]
 

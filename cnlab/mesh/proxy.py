@@ -17,7 +17,7 @@ import ssl
 import sys
 import tempfile
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,10 +33,25 @@ _DRAIN_TIME_S = 5  # connections of a listener that was replaced have this long 
 
 
 class Proxy:
-    """An Envoy with one worker; `start` and `stop` it, or use it as a block."""
+    """An Envoy with one worker; `start` and `stop` it, or use it as a block.
 
-    def __init__(self, name: str, bootstrap: dict[str, Any], directory: Path | None = None) -> None:
+    Args:
+        name: what its files are called, and errors call it.
+        bootstrap: its configuration, in Envoy's words.
+        directory: for its files; by default one of its own.
+        enter: a command that goes before Envoy's, such as ``nsenter``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bootstrap: dict[str, Any],
+        directory: Path | None = None,
+        *,
+        enter: Sequence[str] = (),
+    ) -> None:
         self.name = name
+        self._enter = enter
         self.bootstrap = bootstrap
         self._stack = contextlib.ExitStack()
         self._directory = directory
@@ -219,6 +234,7 @@ class Proxy:
 
     def _argv(self) -> list[str]:
         return [
+            *self._enter,
             str(find_envoy()),
             "--config-path",
             str(self.directory / f"{self.name}.json"),

@@ -29,6 +29,7 @@ from cnlab.mesh.settings import Surroundings
 
 OUTBOUND, INBOUND, INGRESS = "outbound", "inbound", "ingress"
 """Names of listeners, of their routes, and prefixes of their statistics."""
+PASSTHROUGH = "PassthroughCluster"
 FLAGS_HEADER = "x-response-flags"
 _FAULT = "envoy.filters.http.fault"
 _FILTERS = "envoy.extensions.filters.http"
@@ -51,7 +52,7 @@ def nodes(
 ) -> dict[str, dict[str, list[Json]]]:
     """Return the resources of each sidecar and of the gateway, but for secrets."""
     shared = {
-        CDS: clusters(configuration),
+        CDS: clusters(configuration) + passthrough_clusters(surroundings),
         EDS: assignments(configuration, services, surroundings),
     }
     routes: dict[str, Json] = {}
@@ -60,7 +61,7 @@ def nodes(
     for workload in workloads:
         source = workload.service if _distinguishes_sources(configuration) else ""
         if source not in routes:
-            routes[source] = outbound_routes(configuration, source=source)
+            routes[source] = outbound_routes(configuration, surroundings, source=source)
         local = local_cluster(workload.address, configuration.port)
         made[workload.name] = {
             CDS: [*shared[CDS], local],
@@ -103,6 +104,11 @@ def clusters(configuration: Configuration) -> list[Json]:
         external_cluster(host, ends, configuration.port) for host, ends in configuration.external.items()
     ]
     return made
+
+
+def passthrough_clusters(surroundings: Surroundings) -> list[Json]:
+    """Return the cluster of all that is intercepted and for no host we know: it goes where it was going."""
+    return [resources.original_dst_cluster(PASSTHROUGH)] if surroundings.is_transparent else []
 
 
 def cluster_words(service: str, configuration: Configuration) -> Json:
@@ -180,10 +186,12 @@ def _meshed(endpoint: Endpoint, surroundings: Surroundings) -> Endpoint:
 # Routes
 
 
-def outbound_routes(configuration: Configuration, *, source: str = "") -> Json:
+def outbound_routes(configuration: Configuration, surroundings: Surroundings, *, source: str = "") -> Json:
     """Return where requests of an app go, by the Host that they name."""
     hosts = [virtual_host(service, configuration, source=source) for service in configuration.services]
     hosts += [_external_host(host, configuration.port) for host in configuration.external]
+    if surroundings.is_transparent:
+        hosts.append(resources.virtual_host(PASSTHROUGH, ["*"], [resources.route(PASSTHROUGH)]))
     return resources.route_configuration(OUTBOUND, hosts, **_flags())
 
 
@@ -353,7 +361,11 @@ def _enabled_filters(service: str, settings: Settings) -> Json:
 def outbound_listener(service: str, address: str, surroundings: Surroundings) -> Json:
     """Return the listener that the app sends its requests to."""
     manager = _manager(OUTBOUND, service, surroundings, [_fault_filter()])
-    return resources.outbound_listener(OUTBOUND, address, surroundings.ports.outbound, manager)
+    port = surroundings.ports.outbound
+    if surroundings.is_transparent:  # connections come redirected, to whatever address of the pod
+        chains = [{"filters": [manager]}]
+        return resources.virtual_listener(OUTBOUND, port, chains, traffic_direction="OUTBOUND")
+    return resources.outbound_listener(OUTBOUND, address, port, manager)
 
 
 @lru_cache(maxsize=16)
@@ -383,7 +395,7 @@ def inbound_listener(service: str, address: str, mode: mtls.Mode, surroundings: 
     )
     return resources.inbound_listener(
         INBOUND,
-        address,
+        "0.0.0.0" if surroundings.is_transparent else address,
         surroundings.ports.inbound,
         mtls.inbound_filter_chains(mode, [manager], ADS),
         listener_filters=mtls.inbound_listener_filters(mode),
