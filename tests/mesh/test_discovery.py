@@ -1,10 +1,7 @@
 """Discovery as a real Envoy sees it, in both variants of ADS."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -365,13 +362,10 @@ with backend("v1") as v1, DiscoveryServer() as server:
 """
 
 
-@pytest.mark.as_student
-def test_student_needs_no_privilege():
+def test_student_needs_no_privilege(student):
     """All of it listens on loopback addresses, at ports that anybody may have."""
-    path = {**os.environ, "PYTHONPATH": str(Path(small_mesh.__file__).parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", STUDENT], capture_output=True, text=True, env=path, timeout=60
-    )
+    path = {"PYTHONPATH": str(Path(small_mesh.__file__).parent)}
+    done = student.run([student.python, "-c", STUDENT], env=path, timeout=60)
 
     assert ("v1 []", "") == (done.stdout, done.stderr)
 
