@@ -110,7 +110,7 @@ def _labelled(sample: Sample, labels: Mapping[str, str]) -> Sample:
 
 
 class Scraper:
-    """Asks `targets` every `interval_s` seconds until the end of the block; keeps the last `points` rounds."""
+    """Asks `targets` every `interval_s` seconds until the end of the block; keeps `points` rounds."""
 
     def __init__(self, targets: Iterable[Target], *, interval_s: float = 0.5, points: int = 240) -> None:
         self.targets = list(targets)
