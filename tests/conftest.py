@@ -19,6 +19,9 @@ from student import Student
 from cnlab import host
 from cnlab.clock import wait_until
 
+# Tests marked `as_student` fork; gRPC's own fork handlers end a child while another thread is in a call.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 NEEDS = {f"needs_{name}": name for name in ("userns", "cgroup2", "uml", "root", "landlock", "ptrace")}
 
 # What may outlive a file of tests, and why.
