@@ -60,6 +60,21 @@ def trouble(language: Language) -> str:
     return f"{path} does not work ({said})" if done.returncode else ""
 
 
+def choose(program: Program, troubles: dict[Language, str]) -> tuple[Program, str]:
+    """Return a program, or its twin where its language does not work here, and what there is to say of that.
+
+    Args:
+        program: what should run.
+        troubles: what has been found out of the languages so far; added to.
+    """
+    if program.language not in troubles:
+        troubles[program.language] = trouble(program.language)
+    reason = troubles[program.language]
+    if not reason or program.twin is None:
+        return program, ""
+    return program.as_twin(), f"{reason}: {program.twin.name} takes the place of {program.source.name}"
+
+
 def libraries(program: Path) -> dict[str, str]:
     """Return the variable by which a program that was only unpacked finds its libraries."""
     own = Path(sys.prefix, "apt")

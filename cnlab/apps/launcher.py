@@ -177,7 +177,7 @@ class ProcessLauncher:
             MissingFeature: there is no setpriv(1) here.
         """
         with self._lock:  # one at a time: the second instance of a C program waits for the first's compiler
-            program, note = self._choose(instance.service.program)
+            program, note = languages.choose(instance.service.program, self._troubles)
             command, descriptors = self._command(program)
             command = [*self._enter, *command]
             running = self._in_spawner(instance, environment, command, descriptors, note)
@@ -205,15 +205,6 @@ class ProcessLauncher:
             if self._spawner is not None:
                 self._spawner.shutdown()
                 self._spawner = None
-
-    def _choose(self, program: Program) -> tuple[Program, str]:
-        """Return the program, or its twin where its language does not work here and what there is to say."""
-        if program.language not in self._troubles:
-            self._troubles[program.language] = languages.trouble(program.language)
-        trouble = self._troubles[program.language]
-        if not trouble or program.twin is None:
-            return program, ""
-        return program.as_twin(), f"{trouble}: {program.twin.name} takes the place of {program.source.name}"
 
     def _command(self, program: Program) -> tuple[list[str], tuple[int, ...]]:
         """Return how to run a program, and the descriptors that it needs for that."""
