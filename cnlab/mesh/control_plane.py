@@ -106,8 +106,8 @@ class ControlPlane:
     async def configure(self, wanted: Wanted, *, timeout_s: float) -> list[Ack]:
         """Make it so: build and check all snapshots, send them, and wait for the answer of each node.
 
-        Where a node refuses, all go back to what they had; a `timeout_s` of 0 waits for nothing and leaves
-        all as it is.
+        Where a node refuses, or does not answer, all go back to what they had; a `timeout_s` of 0 waits for
+        nothing and leaves all as it is.
 
         Returns:
             The refusals.
@@ -118,7 +118,12 @@ class ControlPlane:
         """
         async with self._changing:
             before, begun = self.wanted, time.monotonic()
-            refusals = await self._change_to(wanted, timeout_s)
+            try:
+                refusals = await self._change_to(wanted, timeout_s)
+            except TimeoutError:
+                if before is not None:
+                    await self._change_to(before, 0)
+                raise
             if timeout_s:
                 self.books.metrics.converged(time.monotonic() - begun)
                 if refusals and before is not None:

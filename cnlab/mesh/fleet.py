@@ -20,7 +20,7 @@ from cnlab.mesh.instance import Instance, Order, proxy
 from cnlab.mesh.proxy import Proxy
 from cnlab.mesh.settings import ControlPlaneSettings
 
-_QUIET_TIMEOUT_S = 5.0
+_QUIET_S, _QUIET_TIMEOUT_S = 0.2, 5.0
 
 
 class Fleet:
@@ -74,7 +74,7 @@ class Fleet:
         """Return what the control plane is to know."""
         return [instance.workload for instance in self.instances]
 
-    def start(self, instances: list[Instance], order: Order, configure: Callable[[], None]) -> None:
+    def start(self, instances: list[Instance], order: Order, configure: Callable[[], object]) -> None:
         """Start apps and sidecars of instances side by side, and wait until all serve.
 
         Args:
@@ -99,13 +99,13 @@ class Fleet:
         self._wait_for_sidecars(instances)
 
     def stop(self, instance: Instance) -> None:
-        """Stop an instance that gets no new requests any more, when those it has are answered."""
+        """Stop an instance that is to get no new requests any more, when it has had none for a moment.
+
+        That callers have accepted a change does not mean that their worker threads know it already.
+        """
         with contextlib.suppress(TimeoutError, ProgramEnded, OSError):
-            active = "http.inbound.downstream_rq_active"
-            wait_until(
-                lambda: not instance.sidecar.stats(active.replace(".", r"\.")).get(active),
-                timeout_s=_QUIET_TIMEOUT_S,
-            )
+            quiet = _Quiet(instance.sidecar)
+            wait_until(quiet, timeout_s=_QUIET_TIMEOUT_S)
         instance.stop()
 
     def wait_for_listeners(self) -> None:
@@ -142,6 +142,21 @@ class Fleet:
     def _note(self, event: str) -> None:
         if event not in (known for _, known in self.timeline):
             self.timeline.append((time.monotonic() - self._born, event))
+
+
+class _Quiet:
+    """True once a sidecar has had no request for a moment."""
+
+    def __init__(self, sidecar: Proxy) -> None:
+        self._sidecar = sidecar
+        self._total, self._since = -1, 0.0
+
+    def __call__(self) -> bool:
+        stats = self._sidecar.stats(r"^http\.inbound\.downstream_rq_(active|total)$")
+        total, now = stats.get("http.inbound.downstream_rq_total", 0), time.monotonic()
+        if stats.get("http.inbound.downstream_rq_active") or total != self._total:
+            self._total, self._since = total, now
+        return now - self._since >= _QUIET_S
 
 
 def _is_warm(sidecar: Proxy) -> bool:

@@ -22,16 +22,17 @@ from cnlab import apps
 from cnlab.apps.deployment import Response, count, exchange
 from cnlab.apps.launcher import Launcher, ProcessLauncher
 from cnlab.errors import InvalidValue
-from cnlab.mesh import addresses
+from cnlab.mesh import addresses, reports
 from cnlab.mesh.addresses import Places, Ports
 from cnlab.mesh.change import Change, View
 from cnlab.mesh.configuration import GATEWAY, Configuration, Json
 from cnlab.mesh.desired import Desired
-from cnlab.mesh.errors import ControlPlaneDown
+from cnlab.mesh.errors import ControlPlaneDown, ProgramEnded
 from cnlab.mesh.fleet import Fleet
 from cnlab.mesh.instance import ORDERS, Instance, Order
 from cnlab.mesh.proxy import Proxy, find_envoy, private_directory
 from cnlab.mesh.remote import RemoteControlPlane
+from cnlab.mesh.scaling import Scaling
 from cnlab.mesh.settings import ControlPlaneSettings, Surroundings
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class Mesh:
         self._desired = Desired(
             self._first, self.control_plane, self._fleet.workloads, view, self._fleet.wait_for_listeners
         )
+        self._scaling = Scaling(self._fleet, self._desired.send, self._order)
         stack.callback(self._stop_all)
 
     def _places(self, directory: Path) -> contextlib.AbstractContextManager[Places]:
@@ -253,14 +255,18 @@ class Mesh:
 
     def _way(self, to: str, from_: str) -> tuple[str, str]:
         """Return where a request is to be sent, and the host that it names."""
-        host = to or (self.application.entry if from_ else self.url.removeprefix("http://"))
+        gateway = self.url.removeprefix("http://")
+        host = to or (self.application.entry if from_ else gateway)
         if not from_:
-            return self.url.removeprefix("http://"), host
+            _require(self.gateway)
+            return gateway, host
         if from_ == OUTSIDE:
             target = self._some_instance(host)
             is_redirected = self._surroundings.is_transparent
             return f"{target.address}:{self.ports.app if is_redirected else self.ports.inbound}", host
-        return f"{self._some_instance(from_).address}:{self.ports.outbound}", host
+        source = self._some_instance(from_)
+        _require(source.sidecar)
+        return f"{source.address}:{self.ports.outbound}", host
 
     def _some_instance(self, name: str) -> Instance:
         found = self._fleet.of(name)
@@ -476,60 +482,15 @@ class Mesh:
 
     def scale(self, service: str, version: str, count: int) -> None:
         """Run so many instances of a version."""
-        described = self.application.service(service)
-        if version not in described.versions:
-            raise InvalidValue(
-                f"{service} has no version {version!r}; there are {', '.join(described.versions)}"
-            )
-        running = self._fleet.of(service, version)
-        fresh = [self._fleet.add(described, version) for _ in range(count - len(running))]
-        try:
-            self._start(fresh)
-        except BaseException:
-            self._fleet.remove(fresh)
-            raise
-        self._stop(running[count:])
-        self._fleet.remove(running[count:])
-        if running[count:]:
-            self._send("scale")
+        self._scaling.scale(self.application.service(service), version, count)
 
     def stop_instance(self, name: str) -> None:
         """Stop an instance: first it gets no new requests, then it ends."""
-        self._stop([self._fleet.named(name)])
+        self._scaling.stop(name)
 
     def start_instance(self, name: str, order: Order | None = None) -> None:
         """Start an instance that was stopped or has died, at the address that it had."""
-        instance = self._fleet.named(name)
-        instance.stop()
-        self._start([instance], order)
-
-    def _start(self, instances: list[Instance], order: Order | None = None) -> None:
-        if not instances:
-            return
-        for instance in instances:
-            instance.is_ready = False
-        try:
-            self._fleet.start(instances, order or self._order, lambda: self._send("start", wait=False))
-            for instance in instances:
-                instance.is_ready = True
-            self._send("start")
-        except BaseException:
-            for instance in instances:
-                instance.is_ready = False
-                instance.stop()
-            raise
-
-    def _stop(self, instances: list[Instance]) -> None:
-        if not instances:
-            return
-        for instance in instances:
-            instance.is_ready = False
-        self._send("stop")
-        for instance in instances:
-            self._fleet.stop(instance)
-
-    def _send(self, cause: str, *, wait: bool = True) -> None:
-        self._desired.send(cause, wait=wait)
+        self._scaling.start(name, order)
 
     # Sickness at will, which the apps themselves have
 
@@ -564,12 +525,7 @@ class Mesh:
     @property
     def acks(self) -> list[Ack]:
         """What sidecars have answered: ACKs and NACKs, oldest first."""
-        from cnlab.mesh.subscription import Ack
-
-        return [
-            Ack(**{**one, "resources": tuple(one["resources"])})
-            for one in self.control_plane.ask("GET", "/acks")
-        ]
+        return reports.acks(self.control_plane)
 
     @property
     def nacks(self) -> list[Ack]:
@@ -585,16 +541,11 @@ class Mesh:
 
     def access_log(self, since: float = 0) -> list[Record]:
         """Return the requests that sidecars have reported since a time in seconds since the epoch."""
-        from cnlab.mesh.telemetry import Record
-
-        answer = self.control_plane.ask("GET", "/accesslog", since=since)
-        return [Record.from_dict(one) for one in answer["records"]]
+        return reports.access_log(self.control_plane, since)
 
     def traces(self) -> list[Trace]:
         """Return the traces that are remembered, oldest first."""
-        from cnlab.mesh.traces import Trace
-
-        return [Trace.from_dict(one) for one in self.control_plane.ask("GET", "/traces")]
+        return reports.traces(self.control_plane)
 
     def golden_signals(self, window_s: float | None = None) -> dict[str, Signals]:
         """Return traffic, errors, latency and saturation of each service, as sidecars have reported."""
@@ -607,3 +558,9 @@ class Mesh:
         from cnlab.mesh import telemetry
 
         return telemetry.edges(self.access_log(), window_s=window_s)
+
+
+def _require(proxy: Proxy) -> None:
+    """Say that a proxy is dead before a connection to it says only that it was refused."""
+    if not proxy.is_running:
+        raise ProgramEnded(proxy.name, "its proxy does not run", proxy.log)

@@ -90,7 +90,7 @@ class Proxy:
         self._admin_file.unlink(missing_ok=True)
         self._process.start()
 
-    def wait_until_live(self, timeout_s: float = 15.0) -> None:
+    def wait_until_live(self, timeout_s: float = 30.0) -> None:
         """Wait until it serves: it has all that it was told to fetch, and listens.
 
         Raises:

@@ -15,7 +15,7 @@ from cnlab.clock import wait_until
 from cnlab.errors import InvalidValue, MissingFeature
 from cnlab.mesh import Mesh, desired, proxy
 from cnlab.mesh.addresses import Ports
-from cnlab.mesh.errors import ControlPlaneDown, NotAccepted, PortTaken, Rejected
+from cnlab.mesh.errors import ControlPlaneDown, NotAccepted, PortTaken, ProgramEnded, Rejected
 
 UNCLOSED = {"match": {"safe_regex": "/(unclosed"}, "to": "v3"}
 """Envoy alone knows regular expressions, so this comes as far as a sidecar."""
@@ -143,6 +143,8 @@ def test_peers_of_a_dead_sidecar_see_an_upstream_failure(mesh):
     assert 503 == response.status
     assert "UF" in response.headers["x-response-flags"]
     assert (True, False) == (instance.is_running, instance.sidecar.is_running)
+    with pytest.raises(ProgramEnded, match="ratings-v1-0: its proxy does not run"):
+        mesh.get("/reviews/0", to="reviews", from_="ratings")
     instance.sidecar.restart()
     assert 200 == ratings(mesh).status
 
@@ -210,16 +212,19 @@ def test_versions_that_were_accepted_are_known_after_a_restart(mesh):
 
 def test_sidecar_that_does_not_answer_is_named(mesh, monkeypatch):
     """Neither ACK nor NACK: who is meant, and where to look."""
+    mesh.route("reviews", to="v3")
     monkeypatch.setattr(desired, "TIMEOUT_S", 0.5)
     frozen = mesh.sidecars["details-v1-0"]
     os.kill(frozen.pid, signal.SIGSTOP)
     try:
         with pytest.raises(NotAccepted, match=r"route\(reviews\): no answer within 0.5 s from details-v1-0"):
             mesh.route("reviews", to="v2")
+        assert "reviews-v3" == reviews(mesh), "the others have gone back"
     finally:
         os.kill(frozen.pid, signal.SIGCONT)
         monkeypatch.undo()
     mesh.route("reviews", to="v1")
+    assert "reviews-v1" == reviews(mesh)
 
 
 # The way in is barred
