@@ -39,6 +39,7 @@ def draw_stacks(
     unit: str,
     limit: float | None = None,
     limit_name: str = "limit",
+    colours: Mapping[str, str] | None = None,
 ) -> Picture:
     """Draw each row's parts end to end.
 
@@ -47,16 +48,18 @@ def draw_stacks(
         unit: what the numbers count, such as ``"% of a CPU"``.
         limit: where to draw a line across all rows.
         limit_name: what the line is called.
+        colours: by name, where a part is not to have the next of the usual ones.
     """
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
     figure = new_figure(7.5, 0.9 + 0.45 * len(rows))
     axes = plot_axes(figure)
-    for name, colour in zip(names, ACCENTS, strict=False):
+    palette = dict(zip(names, ACCENTS, strict=False)) | dict(colours or {})
+    for name in names[: len(ACCENTS)]:
         starts = [
             sum(parts.get(earlier, 0) for earlier in names[: names.index(name)]) for parts in rows.values()
         ]
         widths = [parts.get(name, 0) for parts in rows.values()]
-        bars = axes.barh(list(rows), widths, left=starts, color=colour, label=name, height=0.7)
+        bars = axes.barh(list(rows), widths, left=starts, color=palette[name], label=name, height=0.7)
         largest = max(map(sum, (parts.values() for parts in rows.values())))
         labels = [f"{width:.0f}" if width > largest / 20 else "" for width in widths]
         axes.bar_label(bars, labels, label_type="center", color=PAPER)

@@ -3,7 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
+from matplotlib.colors import to_hex
 
+from cnlab.widgets.picture import BLUE, RED
 from cnlab.widgets.stacks import cpu_percent, draw_stacks, memory_parts
 
 ROWS = {"alone": {"web": 100.0}, "both": {"web": 75.0, "batch": 25.0}}
@@ -15,6 +17,14 @@ def test_parts_stand_end_to_end():
     starts = {bar.get_label(): [part.get_x() for part in bar] for bar in axes.containers}
 
     assert {"web": [0, 0], "batch": [100, 75]} == starts
+
+
+def test_part_has_the_colour_that_is_asked_for():
+    """What has failed is red, wherever it comes in the list."""
+    (axes,) = draw_stacks({"both": {"v1": 9.0, "failed": 1.0}}, unit="%", colours={"failed": RED}).figure.axes
+    colours = {bar.get_label(): to_hex(bar[0].get_facecolor()) for bar in axes.containers}
+
+    assert {"v1": BLUE, "failed": RED} == colours
 
 
 def test_words_give_the_numbers_and_the_limit():
