@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +86,31 @@ def source() -> NotebookNode:
 
 
 def make_course(root: Path, notebook: NotebookNode | None = None, config: str = "") -> Course:
-    """Make a course with the assignment released."""
+    """Make a course with the assignment released; `config` is for what comes after."""
     root.mkdir(parents=True, exist_ok=True)
+    if notebook is None:
+        shutil.copytree(_released().name, root, dirs_exist_ok=True)
     (root / "nbgrader_config.py").write_text(CONFIG + config)
     course = Course.load(root)
-    course.source(NAME).mkdir(parents=True)
-    nbformat.write(notebook or source(), course.source(NAME) / f"{NAME}.ipynb")
-    list(release(course, NAME, to_exchange=False))
+    if notebook is not None:
+        _release(course, notebook)
     return course
+
+
+@cache
+def _released() -> tempfile.TemporaryDirectory[str]:
+    """A course in which this assignment was released, to copy: nbgrader takes two seconds for it."""
+    place = tempfile.TemporaryDirectory(prefix="cnlab-problem-set-")
+    os.chmod(place.name, 0o755)  # as a course that is made in its place
+    Path(place.name, "nbgrader_config.py").write_text(CONFIG)
+    _release(Course.load(Path(place.name)), source())
+    return place
+
+
+def _release(course: Course, notebook: NotebookNode) -> None:
+    course.source(NAME).mkdir(parents=True)
+    nbformat.write(notebook, course.source(NAME) / f"{NAME}.ipynb")
+    list(release(course, NAME, to_exchange=False))
 
 
 def released(course: Course) -> NotebookNode:
