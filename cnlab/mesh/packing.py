@@ -6,19 +6,22 @@ name says what to import, and nobody keeps a list.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import Any
 
+from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2, json_format
 
 from cnlab.errors import InvalidValue
 from cnlab.mesh.errors import MeshError
-from cnlab.mesh.resources import KIND, TYPE, Json, name_of
+from cnlab.mesh.resources import KIND, RDS, TYPE, Json, name_of
 
 _WRAPPING = re.compile(r"Failed to parse \w+ field: ")
 
@@ -37,9 +40,32 @@ def to_any(type_url: str, resource: Mapping[str, Any]) -> any_pb2.Any:
     try:
         for name in _types(type_url, resource):
             _load(name.removeprefix(TYPE).rpartition(".")[0])
+        if type_url == RDS:
+            with contextlib.suppress(
+                json_format.ParseError, TypeError, ValueError
+            ):  # the whole says it better
+                return _route_configuration(resource)
         return json_format.ParseDict({"@type": type_url, **resource}, any_pb2.Any())
     except json_format.ParseError as error:
         raise InvalidResource(f"{who}: {_words(str(error))}") from None
+
+
+def _route_configuration(resource: Mapping[str, Any]) -> any_pb2.Any:
+    """Pack each virtual host by itself: they are many, and a change is of one; the others are remembered.
+
+    Messages may be joined on the wire: the fields of one after those of another are the fields of both.
+    """
+    rest = {"@type": RDS, **resource, "virtual_hosts": []}
+    packed = json_format.ParseDict(rest, any_pb2.Any())
+    hosts = [_virtual_host(json.dumps(host, sort_keys=True)) for host in resource.get("virtual_hosts", ())]
+    return any_pb2.Any(type_url=RDS, value=b"".join((packed.value, *hosts)))
+
+
+@lru_cache(maxsize=4096)
+def _virtual_host(text: str) -> bytes:
+    host = json_format.ParseDict(json.loads(text), route_components_pb2.VirtualHost())
+    message: bytes = route_pb2.RouteConfiguration(virtual_hosts=[host]).SerializeToString()
+    return message
 
 
 def from_any(packed: any_pb2.Any) -> Json:
@@ -50,10 +76,7 @@ def from_any(packed: any_pb2.Any) -> Json:
 
 
 def as_fields(name: str, version: str, packed: any_pb2.Any) -> tuple[bytes, bytes]:
-    """Return a resource on the wire as a field of a DiscoveryResponse, and of a DeltaDiscoveryResponse.
-
-    Messages may be joined on the wire: the fields of one after those of another are the fields of both.
-    """
+    """Return a resource on the wire as a field of a DiscoveryResponse, and of a DeltaDiscoveryResponse."""
     resource = discovery_pb2.Resource(name=name, version=version, resource=packed)
     in_world = discovery_pb2.DiscoveryResponse(resources=[packed]).SerializeToString()
     return in_world, discovery_pb2.DeltaDiscoveryResponse(resources=[resource]).SerializeToString()
