@@ -19,7 +19,7 @@ from cnlab.errors import CnlabError
 from cnlab.widgets.mesh_drawing import Chip, Sheet
 from cnlab.widgets.mimebundle import mimebundle, picture_to_html
 from cnlab.widgets.picture import BLUE, GREEN, MUTED, ORANGE, PURPLE, RED, Picture, picture
-from cnlab.widgets.service_graph import columns_of
+from cnlab.widgets.service_layout import columns_of
 
 if TYPE_CHECKING:
     from ipywidgets import DOMWidget

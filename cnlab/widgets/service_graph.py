@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cnlab.clock import SYSTEM_CLOCK, Clock
@@ -30,6 +31,7 @@ from cnlab.widgets.picture import (
     new_figure,
     picture,
 )
+from cnlab.widgets.service_layout import Place, lay_out
 
 if TYPE_CHECKING:
     from ipywidgets import DOMWidget
@@ -94,54 +96,27 @@ def since(edges: Iterable[EdgeLike], before: Iterable[EdgeLike]) -> list[Traffic
     return added
 
 
-def columns_of(edges: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """Put services in columns: each right of all that call it, as far as the calls go round no circle."""
-    pairs = [(source, destination) for source, destination in edges if source != destination]
-    column = dict.fromkeys([name for pair in pairs for name in pair], 0)
-    for _ in column:  # the longest way has at most as many services as there are
-        for source, destination in pairs:
-            if not _leads_to(destination, source, pairs):
-                column[destination] = max(column[destination], column[source] + 1)
-    return [
-        sorted(name for name, place in column.items() if place == number)
-        for number in sorted(set(column.values()))
-    ]
-
-
-def _leads_to(start: str, end: str, pairs: Iterable[tuple[str, str]]) -> bool:
-    """Whether calls that begin at `start` come to `end`."""
-    pairs = list(pairs)
-    seen, waiting = {start}, [start]
-    while waiting:
-        here = waiting.pop()
-        waiting += [
-            destination for source, destination in pairs if source == here and destination not in seen
-        ]
-        seen.update(waiting)
-    return end in seen
-
-
 def draw_graph(edges: Iterable[EdgeLike]) -> Picture:
     """Draw who called whom."""
     traffic = traffic_of(edges)
-    columns = columns_of((edge.source, edge.destination) for edge in traffic) or [[]]
-    tallest = max(len(column) for column in columns) or 1
-    figure = new_figure(max(_COLUMN * len(columns), 3.0), _ROW * tallest + 0.1)
+    layout = lay_out((edge.source, edge.destination) for edge in traffic)
+    columns, rows = max(layout.columns, 1), max(layout.rows, 1)
+    figure = new_figure(max(_COLUMN * columns, 3.0), _ROW * rows + 0.1)
     axes = bare_axes(figure)
-    axes.set_xlim(-_COLUMN / 2, _COLUMN * (len(columns) - 0.5))
-    axes.set_ylim(_ROW * tallest, 0)
-    places = {
-        name: (_COLUMN * x, _ROW * (y + 0.5 + (tallest - len(column)) / 2))
-        for x, column in enumerate(columns)
-        for y, name in enumerate(column)
-    }
+    axes.set_xlim(-_COLUMN / 2, _COLUMN * (columns - 0.5))
+    axes.set_ylim(_ROW * rows, 0)
     busiest = max((edge.requests for edge in traffic), default=0) or 1
     for edge in traffic:
-        _draw_edge(axes, places[edge.source], places[edge.destination], edge, busiest)
-    for name, place in places.items():
+        _draw_edge(axes, [_at(place) for place in layout.ways[edge.source, edge.destination]], edge, busiest)
+    for name, place in layout.places.items():
         received = [edge.requests for edge in traffic if edge.destination == name]
-        _draw_node(axes, name, place, f"{sum(received):g} received" if received else "calls only")
+        _draw_node(axes, name, _at(place), f"{sum(received):g} received" if received else "calls only")
     return picture(figure, alt=describe_graph(traffic))
+
+
+def _at(place: Place) -> Place:
+    """Turn column and row into inches."""
+    return _COLUMN * place[0], _ROW * (place[1] + 0.5)
 
 
 def colour_of(edge: Traffic) -> str:
@@ -151,31 +126,31 @@ def colour_of(edge: Traffic) -> str:
     return RED if edge.error_share >= BAD_SHARE else ORANGE if edge.errors else GREEN
 
 
-def _draw_edge(
-    axes: Axes, start: tuple[float, float], end: tuple[float, float], edge: Traffic, busiest: float
-) -> None:
+def _draw_edge(axes: Axes, way: Sequence[Place], edge: Traffic, busiest: float) -> None:
     from matplotlib.patches import FancyArrowPatch
+    from matplotlib.path import Path
 
-    forwards = end[0] > start[0]
+    forwards = way[-1][0] > way[0][0]
     half = _BOX[0] / 2 if forwards else 0
-    tail, head = (start[0] + half, start[1]), (end[0] - half, end[1])
-    arrow = FancyArrowPatch(
-        tail,
-        head,
-        arrowstyle="-|>",
-        mutation_scale=11,
-        connectionstyle="arc3" if forwards else "arc3,rad=0.5",
-        linewidth=1 + 4 * edge.requests / busiest,
-        color=colour_of(edge),
-        shrinkA=0,
-        shrinkB=0,
-        zorder=1,
-    )
+    points = [(way[0][0] + half, way[0][1]), *way[1:-1], (way[-1][0] - half, way[-1][1])]
+    bends = [points[0]]
+    for (x, y), (next_x, next_y) in pairwise(points):  # it leaves and arrives level
+        bend = 0.45 * (next_x - x)
+        low = 0.0 if forwards else _ROW / 2  # a call backwards hangs below the boxes
+        bends += [(x + bend, y + low), (next_x - bend, next_y + low), (next_x, next_y)]
+    path = Path(bends, [Path.MOVETO, *[Path.CURVE4] * (len(bends) - 1)])
+    arrow = FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=11, color=colour_of(edge), zorder=1)
+    arrow.set(linewidth=1 + 4 * edge.requests / busiest, fill=False)
     axes.add_patch(arrow)
     words = f"{edge.requests:g}" + (f", {edge.error_share:.0%} errors" if edge.errors else "")
     ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}
-    x, y = tail[0] + 0.42 * (head[0] - tail[0]), tail[1] + 0.42 * (head[1] - tail[1])
-    axes.text(x, y, words, ha="center", va="center", fontsize=6.5, color=INK, bbox=ground, zorder=2)
+    if len(way) > 2:
+        x, y = way[1]  # where the edge passes a column there is room for words
+    else:
+        (x, y), (end_x, end_y) = points
+        x, y = (x + end_x) / 2, (y + end_y) / 2
+    label = axes.text(x, y, words, ha="center", va="center", bbox=ground)
+    label.set(fontsize=6.5, color=INK, zorder=2)
 
 
 def _draw_node(axes: Axes, name: str, place: tuple[float, float], words: str) -> None:

@@ -13,7 +13,6 @@ from cnlab.widgets.service_graph import (
     ServiceGraph,
     Traffic,
     colour_of,
-    columns_of,
     describe_graph,
     draw_graph,
     since,
@@ -25,19 +24,6 @@ EDGES = [
     Traffic("productpage", "reviews", 120, 9),
     Traffic("reviews", "ratings", 80, 1),
 ]
-NAMES = [(edge.source, edge.destination) for edge in EDGES]
-
-
-def test_service_stands_right_of_all_that_call_it():
-    """A request is then read from left to right."""
-    columns = columns_of([*NAMES, ("productpage", "ratings")])
-
-    assert [["ingressgateway"], ["productpage"], ["details", "reviews"], ["ratings"]] == columns
-
-
-def test_calls_in_a_circle_end_somewhere():
-    """Two services that call each other have no first."""
-    assert [["a", "b"], ["c"]] == columns_of([("a", "b"), ("b", "a"), ("b", "c")])
 
 
 @pytest.mark.parametrize(
