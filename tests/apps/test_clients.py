@@ -42,7 +42,7 @@ def test_libraries_disagree_about_what_to_try_again(mall, status, python, javasc
 
 def test_libraries_disagree_about_how_long_to_wait(mall):
     """Slow for one is dead for another, which asks again and makes the slow one slower."""
-    mall.slow("prices", seconds=0.7)
+    mall.slow("prices", seconds=1.0)
 
     sent = {caller: requests_sent(mall, caller) for caller in (PYTHON, JAVASCRIPT, C)}
     assert sent == {PYTHON: 1, JAVASCRIPT: 4, C: 1}
@@ -55,7 +55,7 @@ def test_library_that_repeats_a_post_orders_more_than_once(mall):
         return mall.get("/shipping/0", to="shipping").json()["parcels"]
 
     before = parcels()
-    mall.slow("shipping", seconds=0.7)
+    mall.slow("shipping", seconds=1.0)
     order = mall.post("/checkout/0", to="checkout")
     mall.heal("shipping")
     wait_until(lambda: parcels() >= before + 4, timeout_s=20)
@@ -135,7 +135,7 @@ def test_plain_client_never_tries_again(plain, caller, status):
 def test_plain_client_waits_for_a_slow_service(plain, caller):
     """And how long, too."""
     plain.heal()
-    plain.slow("prices", seconds=1.2)
+    plain.slow("prices", seconds=2.2)
 
     assert plain.get(f"/{caller}/0", to=caller).status == 200
     assert plain.counts("prices")[f"{caller}/v1"] == 1

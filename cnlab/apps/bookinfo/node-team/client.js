@@ -9,7 +9,7 @@ const http = require("http");
 const { name, version } = require("./service.js");
 
 const TRIES = 4;
-const TIMEOUT_MS = 500;
+const TIMEOUT_MS = 750;
 const PROPAGATED = new Set(["traceparent", "tracestate", "x-request-id", "end-user"]);
 
 const isPlain = process.env.CLIENT === "plain";

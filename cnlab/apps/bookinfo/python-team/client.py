@@ -18,7 +18,7 @@ from typing import Any
 from service import NAME, VERSION, Request
 
 TRIES = 3
-TIMEOUT_S = 1.0
+TIMEOUT_S = 2.0
 BACKOFF_S = 0.05
 LONGEST_RETRY_AFTER_S = 2.0
 IDEMPOTENT = {"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"}
