@@ -7,8 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from cnlab.apps import bookinfo
+from cnlab.clock import wait_until
+from cnlab.mesh import Mesh
 from cnlab.mesh.errors import MeshError
 from cnlab.widgets.mesh_diagram import (
+    TYPES,
     MeshFacts,
     MeshPanel,
     Pod,
@@ -78,6 +82,23 @@ def test_requests_are_counted_where_sidecars_count_them():
 def test_live_mesh_becomes_facts(mesh):
     """Names of instances take the place of addresses."""
     assert FACTS == read_mesh(mesh)
+
+
+def test_real_mesh_is_drawn_as_it_is_and_as_it_is_left():
+    """Envoy's words are read right, and the picture notices that nobody is above any more."""
+    with Mesh(bookinfo()) as mesh:
+        pages = [mesh.get("/productpage").status for _ in range(3)]
+        alive = read_mesh(mesh)
+        mesh.control_plane.kill()
+        wait_until(lambda: not any(pod.has_stream for pod in read_mesh(mesh).pods), timeout_s=20)
+        dead = read_mesh(mesh)
+
+    assert [200] * 3 == pages
+    assert 3 == alive.calls["ingressgateway", "productpage-v1-0"]
+    assert 3 == sum(count for (_, to), count in alive.calls.items() if to.startswith("reviews"))
+    assert all(pod.has_stream and pod.versions.keys() == set(TYPES) for pod in alive.pods)
+    assert ("ingressgateway", "productpage-v1-0") == tuple(pod.name for pod in alive.pods[:2])
+    assert (None, alive.calls) == (dead.control_plane_pid, dead.calls)
 
 
 def test_dead_control_plane_has_no_process_and_no_stream(mesh):
