@@ -561,17 +561,16 @@ def test_unprivileged_instructor_can_grade():
 
 def test_worker_that_is_killed_leaves_no_process():
     """SIGKILL asks nobody; the sandbox notices by itself."""
-    program = (
-        "from grading.jobs import run, student\n"
-        'run(student(\'import subprocess\\nprint(subprocess.run(["sleep", "31415"]))\'))'
-    )
+    command = ("sleep", f"31415.{os.getpid()}")  # nobody else sleeps so long
+    task = f"import subprocess\nprint(subprocess.run({list(command)}))"
+    program = f"from grading.jobs import run, student\nrun(student({task!r}))"
     tests = str(Path(__file__).parents[2])
     worker = subprocess.Popen(
         [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": tests}, stderr=subprocess.DEVNULL
     )
 
     def sleeping():
-        return [process.pid for process in processes() if process.cmdline == ("sleep", "31415")]
+        return [process.pid for process in processes() if process.cmdline == command]
 
     with worker:
         wait_until(sleeping, timeout_s=60)

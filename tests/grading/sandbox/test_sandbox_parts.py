@@ -7,6 +7,7 @@ import signal
 import traceback
 from pathlib import Path
 
+import leftovers
 import pytest
 
 from cnlab.errors import InvalidValue, MissingFeature
@@ -149,4 +150,4 @@ def test_groups_of_a_killed_grader_are_removed_by_the_next():
     finally:
         kept.remove()
         kept.close()
-    assert not list(Path("/sys/fs/cgroup").rglob(f"{PREFIX}*-{maker}"))
+    assert not leftovers.control_groups(f"{PREFIX}*-{maker}")

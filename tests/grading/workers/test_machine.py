@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from leftovers import own_files
 
 from cnlab.clock import wait_until
 from cnlab.grading.attempt.execution import Job, Result
@@ -271,10 +272,10 @@ def test_job_whose_machine_dies_is_run_in_a_new_one() -> None:
 
 def test_machine_leaves_nothing_on_the_host() -> None:
     """Its kernel, its helper processes and its directories end with it."""
-    before = set(os.listdir("/tmp"))
+    before = own_files()
     with GradingMachine() as short:
         launcher = short.pid
 
     wait_until(lambda: not Path(f"/proc/{launcher}").exists(), timeout_s=10)
-    assert [name for name in set(os.listdir("/tmp")) - before if name.startswith("cnlab-grading")] == []
+    assert [path for path in own_files() - before if path.name.startswith("cnlab-grading")] == []
     assert launcher not in [process.ppid for process in processes()]
