@@ -18,7 +18,7 @@ from typing import Any
 from cnlab.clock import wait_until
 from cnlab.errors import InvalidValue
 from cnlab.mesh.addresses import check_free
-from cnlab.mesh.configuration import Configuration, Json, Workload
+from cnlab.mesh.configuration import GATEWAY, Configuration, Json, Workload
 from cnlab.mesh.errors import ControlPlaneDown, NotAccepted, ProgramEnded
 from cnlab.mesh.process import Process
 from cnlab.mesh.settings import ControlPlaneSettings
@@ -157,8 +157,10 @@ class RemoteControlPlane:
 
     def _remember(self, versions: dict[str, dict[str, str]]) -> None:
         """Keep what was known: after a restart nodes are not sent, and do not answer, what they have."""
-        if versions:  # else it has not been told of any
-            self.versions = {node: self.versions.get(node, {}) | some for node, some in versions.items()}
+        named = {one["name"] for one in self._wanted["workloads"]} | {GATEWAY} if self._wanted else versions
+        for node in versions.keys() | self.versions.keys():
+            self.versions[node] = self.versions.get(node, {}) | versions.get(node, {})
+        self.versions = {node: some for node, some in self.versions.items() if node in named}
 
     def ask(self, method: str, path: str, body: object = None, *, cause: str = "", **query: Any) -> Any:
         """Ask one question over a connection that stays open.

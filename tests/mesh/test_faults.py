@@ -219,7 +219,7 @@ def test_sidecar_that_does_not_answer_is_named(mesh, monkeypatch):
     try:
         with pytest.raises(NotAccepted, match=r"route\(reviews\): no answer within 0.5 s from details-v1-0"):
             mesh.route("reviews", to="v2")
-        assert "reviews-v3" == reviews(mesh), "the others have gone back"
+        wait_until(lambda: "reviews-v3" == reviews(mesh), timeout_s=5, what="the others to go back")
     finally:
         os.kill(frozen.pid, signal.SIGCONT)
         monkeypatch.undo()
