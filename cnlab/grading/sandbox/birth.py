@@ -39,7 +39,8 @@ def warm_up(flavour: Flavour = "plain") -> None:
         parts.parts()
     filesystem.environment_paths()
     filesystem.system_paths()
-    system_calls.program(flavour)
+    for name in (flavour, "tester"):
+        system_calls.program(name)
 
 
 def begin(plan: Plan) -> tuple[int, int, socket.socket]:

@@ -70,6 +70,7 @@ class Sandbox:
         self.flavour = flavour
         self._files = {filesystem.check_name(name): content for name, content in (files or {}).items()}
         self._accept = frozenset(accept)
+        self._missing: frozenset[str] = frozenset()
         self._group = groups.Group()
         self._first: tuple[int, int] | None = None  # pid, pidfd
         self._socket: socket.socket | None = None
@@ -105,7 +106,8 @@ class Sandbox:
         missing = self._accept if is_root else frozenset(require_parts(self._accept))
         self._counts_itself = bool(guard.COUNTED_BY_GROUPS & missing)
         name = f"{os.getpid()}-{next(_numbers)}"
-        self._group = groups.make(name, self.limits, missing, is_delegated=is_root)
+        self._missing = missing
+        self._group = groups.make(name, self.limits, missing, is_delegated=is_root, has_tester=not is_root)
         try:
             plan = Plan(self.limits, program, self._files, keep_fds, missing, self._group, self.flavour)
             pid, pidfd, self._socket = birth.begin(plan)
@@ -139,7 +141,9 @@ class Sandbox:
             "first": self._first[0],
             "init": self._init,
             "student": self._student.pid,
-            "tester_group": str(self._group.tester or ""),
+            "tester_groups": [str(path) for path in self._group.testers],
+            "tester_limits": groups.limits_of_tester(self.limits).to_dict(),
+            "missing": sorted(self._missing),
         }
 
     def events(self) -> list[Event]:

@@ -1,5 +1,7 @@
 """What the student's process gives up, for good, before the first line of a student's code runs.
 
+A tester gives up the same, but for reading what the student wrote: a check may start a program that it wrote.
+
 See: capabilities(7), landlock(7), getrlimit(2), prctl(2) on ``PR_SET_NO_NEW_PRIVS``.
 """
 
@@ -9,18 +11,19 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from cnlab.grading.limits import Limits
 from cnlab.grading.sandbox import system_calls
 from cnlab.grading.sandbox.filesystem import GROUP, HOME, USER
 from cnlab.linux import landlock, syscalls
-from cnlab.linux.capability_names import NAMES
+from cnlab.linux.capability_names import NAMES, mask_of
 
-_WRITABLE = (HOME, "/tmp", "/var/tmp", "/dev/shm", "/dev/pts", "/dev/null", "/dev/zero", "/dev/full", "/proc")
+_WRITABLE = (HOME, "/tmp", "/var/tmp", "/dev/shm", "/dev/pts", "/dev/null", "/dev/zero", "/dev/full")
 NO_HOME = "/nonexistent"
 _OOM_FIRST = "1000"  # the first to go when the machine itself runs out of memory
+_KEPT_BY_TESTER = ("CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH")  # it may read what the student has written
 
 
 def close_others(keep: Iterable[int]) -> None:
@@ -70,8 +73,14 @@ def set_environment_of_tester(user: str) -> None:
     os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
 
 
-def set_rlimits(limits: Limits, accepted: Collection[str]) -> None:
-    """Set what the kernel limits for each process, or for each user of a user namespace."""
+def set_rlimits(limits: Limits, accepted: Collection[str], *, held_bytes: int | None = None) -> None:
+    """Set what the kernel limits for each process, or for each user of a user namespace.
+
+    Args:
+        limits: what is allowed.
+        accepted: parts that are missing, in whose place these are.
+        held_bytes: the address space of the caller, where no ``/proc`` shows it.
+    """
     wanted = {
         resource.RLIMIT_CORE: 1,  # with 0 a program that /proc/sys/kernel/core_pattern names would run
         resource.RLIMIT_FSIZE: limits.file_bytes,
@@ -86,7 +95,8 @@ def set_rlimits(limits: Limits, accepted: Collection[str]) -> None:
     if "cgroup-pids" in accepted:
         wanted[resource.RLIMIT_NPROC] = limits.pids
     if "cgroup-memory" in accepted:
-        wanted[resource.RLIMIT_AS] = _address_space_bytes() + limits.memory_bytes
+        held = address_space_bytes() if held_bytes is None else held_bytes
+        wanted[resource.RLIMIT_AS] = held + limits.memory_bytes
     for kind, value in wanted.items():
         _, hard = resource.getrlimit(kind)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -99,29 +109,59 @@ def set_rlimits_of_root(limits: Limits) -> None:
         resource.setrlimit(kind, (value, value))
 
 
-def _address_space_bytes() -> int:
+def address_space_bytes() -> int:
+    """Return what of its address space the caller has taken."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def become_student(*, has_groups: bool) -> None:
     """Take the student's ids, without any capability: not now, and not by any program to come."""
+    _take_ids(keep=0, has_groups=has_groups)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # it may look at itself: /proc/self is the student's
+
+
+def become_tester() -> None:
+    """Take the student's ids, in a user namespace of our own; no program to come has any capability.
+
+    What we start has our ids too, and may trace us as little as the student may: we are not dumpable.
+    """
+    _take_ids(keep=mask_of(*_KEPT_BY_TESTER), has_groups=False)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # the change of ids has set it again
+
+
+def _take_ids(*, keep: int, has_groups: bool) -> None:
     with contextlib.suppress(OSError):  # this kernel may not know the last of them yet
         for number in range(len(NAMES)):
             syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
     syscalls.set_ids(USER, GROUP, [] if has_groups else None)
     syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
-    syscalls.capset(0, 0, 0)
+    syscalls.capset(keep, keep, 0)
     syscalls.set_no_new_privs()
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # it may look at itself: /proc/self is the student's
+
+
+def be_first_to_go() -> None:
+    """Let the kernel end the caller, and what it starts, where the machine itself is out of memory."""
+    Path("/proc/self/oom_score_adj").write_text(_OOM_FIRST)
 
 
 def confine(accepted: Collection[str]) -> int | None:
     """Restrict files by Landlock and calls by seccomp; return the descriptor of the filter's listener."""
-    Path("/proc/self/oom_score_adj").write_text(_OOM_FIRST)
+    be_first_to_go()
+    _restrict_files(accepted, [*_WRITABLE, "/proc"])
+    return None if "seccomp" in accepted else system_calls.load("plain")
+
+
+def confine_tester(accepted: Collection[str]) -> None:
+    """Restrict a tester's files and calls as a student's; the ``/proc`` it sees is that of others."""
+    _restrict_files(accepted, _WRITABLE)
+    if "seccomp" not in accepted:
+        system_calls.load("tester")
+
+
+def _restrict_files(accepted: Collection[str], writable: Sequence[str]) -> None:
     if "landlock" not in accepted:
         has_network = "network-namespace" not in accepted  # one of its own; else TCP would be the host's
-        landlock.Ruleset(read_only=["/"], read_write=_WRITABLE, tcp=has_network).restrict_self()
-    return None if "seccomp" in accepted else system_calls.load("plain")
+        landlock.Ruleset(read_only=["/"], read_write=writable, tcp=has_network).restrict_self()
 
 
 def forget_signals() -> None:

@@ -4,7 +4,8 @@ Interface: ``group = make(name, limits, accepted)``; `Group.enter` moves the cal
 what was used and how often a limit was met; `Group.remove` removes the directories, once nobody is in.
 
 A group is one directory in the version 2 tree, or one in each of three version 1 trees. Its files are opened
-once, by its maker: a process that has left for another root or user can still read them.
+once, by its maker: a process that has left for another root or user can still read them. Beside it lies one
+for the tester and what that starts, so that neither uses up what the other may.
 
 See: cgroups(7).
 """
@@ -14,7 +15,7 @@ import fcntl
 import functools
 import os
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cnlab.clock import wait_until
@@ -29,6 +30,7 @@ PARTS = {controller: f"cgroup-{controller}" for controller in group_trees.CONTRO
 _EMPTY_TIMEOUT_S = 10.0
 _PERIOD_US = 100_000
 _MAX_DEPTH, _MAX_DESCENDANTS = 32, 1000  # of groups that a student who is root makes
+_TESTER_SHARE = 2  # of the memory: it holds what was expected beside what came
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class Group:
     _places: list[tuple[int, str, int]] = field(default_factory=list)  # parent, name, the locked directory
     _procs: list[int] = field(default_factory=list)
     _delegated: list[int] = field(default_factory=list)  # see `enter_delegated`
-    tester: Path | None = None  # the group for testers, where there is a delegated one beside it
+    testers: list[Path] = field(default_factory=list)  # the directories of the group for testers
+    is_delegated: bool = False
 
     def enter(self) -> None:
         """Move the calling process in. It may have become somebody else: the files know who opened them."""
@@ -97,7 +100,7 @@ class Group:
 
     def _oom_kills_v2(self) -> int:
         """Return how often our limit took a process; those of groups that the student made are its own."""
-        if self.tester is None:
+        if not self.is_delegated:
             return parse_flat_keyed(self._text("memory.events")).get("oom_kill", 0)
         return parse_flat_keyed(self._text("memory.events.local")).get("oom", 0)
 
@@ -129,12 +132,18 @@ class Group:
                 os.close(fds.pop())
 
 
+def limits_of_tester(limits: Limits) -> Limits:
+    """Return what a tester may use, together with all that it starts."""
+    return replace(limits, memory_bytes=_TESTER_SHARE * limits.memory_bytes)
+
+
 def make(
     name: str,
     limits: Limits,
     missing: Collection[str] = (),
     *,
     is_delegated: bool = False,
+    has_tester: bool = False,
 ) -> Group:
     """Make a group with `limits`, without the controllers of the `missing` parts.
 
@@ -143,6 +152,7 @@ def make(
         limits: what all its processes may use together.
         missing: parts of `PARTS` to do without.
         is_delegated: give a group in it to the root of a user namespace, and have one for testers beside it.
+        has_tester: have a group for testers beside this one.
 
     Raises:
         MissingFeature: a controller that is not missing is nowhere to be had.
@@ -164,6 +174,8 @@ def make(
                 raise MissingFeature("cgroup2", "version 1 cannot delegate a group to a student who is root")
             group.version = 1
             _make_legacy(group, PREFIX + name, wanted, limits)
+        if has_tester:
+            _make_for_tester(group, f"{name}-tester", limits, missing)
     except BaseException:
         with contextlib.suppress(OSError, TimeoutError):
             group.remove()
@@ -198,16 +210,27 @@ def _delegate(group: Group, directory: Path, wanted: Collection[str]) -> None:
     cgroup_tree.write(directory / "cgroup.max.depth", str(_MAX_DEPTH))
     cgroup_tree.write(directory / "cgroup.max.descendants", str(_MAX_DESCENDANTS))
     own, leaf = directory / "student", directory / "student" / "notebook"
-    group.tester = directory / "tester"
-    for made in (own, leaf, group.tester):
+    group.is_delegated = True
+    tester = directory / "tester"
+    group.testers = [tester]
+    for made in (own, leaf, tester):
         cgroup_tree.make(made)
     for given in (own, leaf):
         for path in (given, *(given / f"cgroup.{file}" for file in ("procs", "threads", "subtree_control"))):
             ownership.delegate(path, inside=0)
-    for path in (directory / "cgroup.procs", group.tester / "cgroup.procs"):
+    for path in (directory / "cgroup.procs", tester / "cgroup.procs"):
         ownership.delegate(path, inside=ownership.STUDENT_IDS)  # the tester's alone
     files = (own / "cgroup.procs", leaf / "cgroup.procs", own / "cgroup.subtree_control")
     group._delegated = [os.open(file, os.O_WRONLY | os.O_CLOEXEC) for file in files]
+
+
+def _make_for_tester(group: Group, name: str, limits: Limits, missing: Collection[str]) -> None:
+    """Make a group of its own for testers, which `group` removes too."""
+    beside = make(name, limits_of_tester(limits), missing)
+    group.testers = list(dict.fromkeys(beside.directories.values()))
+    group._places += beside._places
+    beside._places = []
+    beside.close()
 
 
 def _make_legacy(group: Group, name: str, wanted: Collection[str], limits: Limits) -> None:

@@ -28,11 +28,23 @@ def first_id() -> int:
     return _FIRST_ID + os.getpid() % _RANGES * _IDS
 
 
-def write_own_maps(user: int, group: int) -> None:
-    """Be root of the user namespace that we were born in, and nobody else."""
-    for file, text in (("setgroups", "deny"), ("gid_map", f"0 {group} 1"), ("uid_map", f"0 {user} 1")):
-        with open(f"/proc/self/{file}", "w") as opened:
-            opened.write(text)
+def write_own_maps(user: int, group: int, *, inside: int = 0, proc: int | None = None) -> None:
+    """Be `inside` in the user namespace that we are new in, root by default, and nobody else.
+
+    Args:
+        user: who we are outside.
+        group: likewise.
+        inside: the user and the group in there.
+        proc: a directory of our own in a ``/proc``, where ours would be another's.
+    """
+    lines = (("setgroups", "deny"), ("gid_map", f"{inside} {group} 1"), ("uid_map", f"{inside} {user} 1"))
+    for file, text in lines:
+        name = f"/proc/self/{file}" if proc is None else file
+        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
 
 
 def lend_ids(pid: int) -> None:

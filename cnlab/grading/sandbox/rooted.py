@@ -109,7 +109,7 @@ def _live_as_init(plan: Plan, first: socket.socket) -> NoReturn:
         plan.group.enter_delegated()
         syscalls.sethostname("cnlab")  # as on the student's own private kernel
         netns.set_loopback_up()
-        rooted_files.build(plan.limits, plan.files, has_cgroups=plan.group.tester is not None)
+        rooted_files.build(plan.limits, plan.files, has_cgroups=bool(plan.group.testers))
         messages.send(first, {"built": True})
         if messages.receive(first) is None:
             os._exit(1)

@@ -50,6 +50,7 @@ _RLIMIT_CORE = 4
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _INT = 0xFFFF_FFFF  # of an argument of type int the kernel ignores the upper half
 _NOTIFY, _ALLOW, _ERRNO = "SCMP_ACT_NOTIFY", "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"
+_SILENT = {"action": _ERRNO, "errnoRet": errno.EPERM}
 
 _NOTIF_RECV, _NOTIF_SEND = 0xC050_2100, 0xC018_2101  # SECCOMP_IOCTL_NOTIF_RECV, ..._SEND
 _NOTIF = struct.Struct("=QIIiIQ6Q")  # struct seccomp_notif
@@ -58,13 +59,18 @@ _RESPONSE = struct.Struct("=QqiI")  # struct seccomp_notif_resp
 
 @functools.cache
 def program(flavour: str) -> bytes:
-    """Return the filter for a student; that of the plain flavour has a listener."""
+    """Return the filter for a student; that of the plain flavour has a listener.
+
+    That for a "tester" beside it refuses the same, and tells nobody.
+    """
     if flavour == "root":
         return seccomp.compile_profile(
             {"defaultAction": _ALLOW, "syscalls": [{"names": [*_MACHINE, *_RARE], "action": _ERRNO}]}
         )
     refused = {*_MACHINE, *_RARE, *_KEYS, *_OTHERS, *_MOUNTS, *_NAMESPACES}
     conditional = _conditional()
+    if flavour == "tester":
+        conditional = [rule | _SILENT if rule["action"] == _NOTIFY else rule for rule in conditional]
     special = {name for rule in conditional for name in rule["names"]}
     allowed = {*numbers(_abi())} - refused - special - {*_UNKNOWN}
     return seccomp.compile_profile(
@@ -73,7 +79,7 @@ def program(flavour: str) -> bytes:
             "defaultErrnoRet": errno.ENOSYS,
             "listenerPath": "/",  # a profile that notifies must have one; ours is handed over by `confine`
             "syscalls": [
-                {"names": sorted(refused), "action": _NOTIFY},
+                {"names": sorted(refused)} | (_SILENT if flavour == "tester" else {"action": _NOTIFY}),
                 *conditional,
                 {"names": sorted(allowed), "action": _ALLOW},
             ],
@@ -129,7 +135,7 @@ def _names() -> dict[int, str]:
 def load(flavour: str) -> int | None:
     """Put the caller under the filter, for good; return the descriptor to listen at, if it has one."""
     flags = seccomp.FLAGS["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
-    return seccomp.load(program(flavour), flags if flavour == "root" else flags | seccomp.NEW_LISTENER)
+    return seccomp.load(program(flavour), flags | seccomp.NEW_LISTENER if flavour == "plain" else flags)
 
 
 def refuse(listener: int) -> str:

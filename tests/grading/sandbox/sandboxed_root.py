@@ -19,7 +19,8 @@ from typing import Any
 from cnlab import host
 from cnlab.clock import wait_until
 from cnlab.grading.limits import MIB, Limits
-from cnlab.grading.sandbox import Sandbox, born_inside, join, require_parts
+from cnlab.grading.sandbox import Sandbox, join, require_parts
+from cnlab.grading.sandbox.tester import born_inside
 from cnlab.linux import syscalls
 from cnlab.linux.cgroups import Cgroup
 from cnlab.linux.mounts import read_mountinfo

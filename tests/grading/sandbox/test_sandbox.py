@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import json
 import os
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -18,8 +21,10 @@ from leftovers import control_groups
 
 from cnlab.clock import wait_until
 from cnlab.errors import InvalidValue
-from cnlab.grading.sandbox import HOME, Sandbox, join
+from cnlab.grading.sandbox import HOME, Sandbox, fork_tester, join
 from cnlab.grading.sandbox.group_removal import PREFIX
+from cnlab.linux import syscalls
+from cnlab.linux.capability_names import mask_of
 from cnlab.linux.mounts import read_mountinfo
 from cnlab.linux.nsfs import KINDS, namespaces_of
 from cnlab.linux.processes import parse_status, read_process
@@ -44,6 +49,29 @@ def _is_alive(pid):
         return read_process(pid).state != "Z"
     except ProcessLookupError:
         return False
+
+
+@contextlib.contextmanager
+def in_tester(function, *, beside=lambda: True, limits=SMALL):
+    """Let a tester call `function` when a student's process has called `beside`; yields what it returns."""
+    with student_runs(beside, limits=limits) as (box, read):
+        read()
+        reading, writing = os.pipe()
+        pid, pidfd = fork_tester(box.reference)
+        if pid == 0:
+            try:
+                join(box.reference)
+                answer = json.dumps(function())
+            except BaseException:
+                answer = json.dumps(traceback.format_exc())
+            os.write(writing, answer.encode())
+            os._exit(0)
+        os.close(writing)
+        with open(reading) as said:
+            answer = json.loads(said.read() or "null")
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.close(pidfd)
+        yield box, answer
 
 
 def _census():
@@ -357,25 +385,169 @@ def test_tester_sees_what_the_student_made_and_is_not_seen(grader):
 
     def work():
         Path("private.txt").write_text("made")
-        Path("private.txt").chmod(0o600)
+        Path("private.txt").chmod(0)
         server = socket.create_server(("127.0.0.1", port))
         globals()["kept"] = server
         return os.getpid()
 
-    with student_runs(work) as (box, read):
-        own = read()
+    def look():
+        socket.create_connection(("127.0.0.1", port)).close()
+        return Path("private.txt").read_text()
+
+    with in_tester(look, beside=work) as (box, said):
+        assert said == "made"
+        assert len(box.processes()) == 1
+
+
+@BOTH
+def test_tester_has_no_more_rights_than_the_student(grader):
+    """But to read what the student wrote; a check may start a program that the student wrote."""
+
+    def look():
+        effective, permitted, inheritable = syscalls.capget()
+        return os.getresuid(), os.getgroups(), [effective, permitted, inheritable], os.getpid()
+
+    with in_tester(look) as (_, (users, groups, capabilities, pid)):
+        kept = mask_of("CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH")
+
+        assert (users, groups if os.geteuid() == 0 else []) == ([1000] * 3, [])
+        assert capabilities == [kept, kept, 0]
+        assert pid == 1
+
+
+def program_of_a_check(code):
+    """Let a tester start a program; it prints JSON. The prelude helps it try."""
+    prelude = """
+import ctypes, errno, json, os, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def errno_of(call, *arguments):
+    try: call(*arguments)
+    except OSError as error: return error.errno
+    return 0
+def refusal(name, *arguments):
+    return ctypes.get_errno() if getattr(libc, name)(*arguments) == -1 else 0
+"""
+
+    def start():
+        done = subprocess.run([sys.executable, "-c", prelude + code], capture_output=True, text=True)
+        return done.stdout or done.stderr
+
+    return start
+
+
+@BOTH
+def test_program_that_a_tester_starts_has_no_rights(grader):
+    """It may be the student's own: not even those that its tester keeps."""
+    code = """
+status = bytearray(24)
+libc.capget((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_char * 24).from_buffer(status))
+refused = refusal("unshare", 0x10000000), refusal("mount", b"x", b"/mnt", b"tmpfs", 0, 0)
+print(json.dumps([status.hex(), *refused]))
+"""
+    with in_tester(program_of_a_check(code)) as (_, said):
+        assert json.loads(said) == ["00" * 24, errno.EPERM, errno.EPERM]
+
+
+@BOTH
+def test_program_that_a_tester_starts_cannot_touch_the_tester(grader):
+    """They have the same ids: no signal ends it, and nothing of it can be read, traced or written."""
+    code = """
+assert os.getppid() == 1, "or the signal would be for the machine"
+os.kill(1, signal.SIGKILL)
+trace = [refusal("ptrace", request, 1, 0, 0) for request in (16, 0x4206)]
+files = [errno_of(os.stat, f"/proc/1/{name}") for name in ("mem", "fd", "environ")]
+vector = (ctypes.c_uint64 * 2)(0, 8)
+memory = [refusal(f"process_vm_{how}v", 1, vector, 1, vector, 1, 0) for how in ("read", "write")]
+ends = [fd for fd in range(3, 512) if errno_of(os.fstat, fd) != errno.EBADF]
+print(json.dumps([trace, files, memory, ends, refusal("syscall", 438, 0, 0, 0)]))
+"""
+    with in_tester(program_of_a_check(code)) as (_, said):
+        no, nothing = errno.EPERM, errno.ENOENT
+
+        assert json.loads(said) == [[no] * 2, [nothing] * 3, [no] * 2, [], no]
+
+
+@BOTH
+def test_program_that_a_tester_starts_can_signal_nobody_else(grader):
+    """Numbers of processes outside mean nobody."""
+    code = """
+others = {*range(1, 1 << 16)} - {1, os.getpid()}
+print(json.dumps([pid for pid in (-1, *others) if errno_of(os.kill, pid, 0) != errno.ESRCH]))
+"""
+    with in_tester(program_of_a_check(code)) as (_, said):
+        assert json.loads(said) == []
+
+
+@BOTH
+def test_program_that_a_tester_starts_can_write_where_the_student_can(grader):
+    """Nowhere else: not what programs are made of, not the kernel's settings, nor another's memory."""
+    code = """
+places = ["/", "/usr", "/etc", "/dev", PACKAGE, sys.prefix, "/home/student", "/tmp", "/var/tmp", "/dev/shm"]
+free = [place for place in places if not errno_of(lambda: open(place + "/made", "w").close())]
+setting = errno_of(open, "/proc/sys/kernel/core_pattern", "r+")
+print(json.dumps([free, setting in (errno.EACCES, errno.EROFS)]))
+""".replace("PACKAGE", repr(str(Path(wait_until.__code__.co_filename).parent)))
+    with in_tester(program_of_a_check(code)) as (_, said):
+        assert json.loads(said) == [["/home/student", "/tmp", "/var/tmp", "/dev/shm"], True]
+
+
+@BOTH
+def test_nothing_that_a_tester_starts_outlives_it(grader):
+    """Not even what left its session, and whose parents have ended."""
+
+    def start():
         reading, writing = os.pipe()
-        tester = os.fork()
-        if tester == 0:
-            join(box.reference)
-            socket.create_connection(("127.0.0.1", port)).close()
-            facts = Path("private.txt").read_text(), *sorted(map(str, box.processes()))
-            os.write(writing, " ".join(facts).encode())
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.close(reading)
+                os.write(writing, b"1")
+                signal.pause()
             os._exit(0)
-        os.waitpid(tester, 0)
-        os.close(writing)
-        with open(reading) as said:
-            assert said.read() == f"made {own}"
+        os.read(reading, 1)
+
+    lasting, held = os.pipe()
+    with in_tester(start):
+        os.close(held)
+        os.read(lasting, 1)  # the end: nobody has the other one any more
+    os.close(lasting)
+
+
+@BOTH
+def test_killed_tester_takes_what_it_has_started_with_it(grader):
+    """The worker kills it when a check does not end in time."""
+    lasting, held = os.pipe()
+
+    def start():
+        if os.fork() == 0:
+            os.setsid()
+            signal.pause()
+
+    with student_runs(lambda: True) as (box, read):
+        read()
+        reading, writing = os.pipe()
+        pid, pidfd = fork_tester(box.reference)
+        if pid == 0:
+            join(box.reference)
+            start()
+            os.write(writing, b"1")
+            signal.pause()
+        os.read(reading, 1)
+        syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.close(held)
+        os.read(lasting, 1)
+    for fd in (reading, writing, pidfd, lasting):
+        os.close(fd)
+
+
+def test_tester_that_cannot_be_forked_says_why():
+    """The sandbox may have ended meanwhile."""
+    with student_runs(lambda: True) as (box, read):
+        read()
+        reference = dict(box.reference)
+    with pytest.raises(FileNotFoundError):
+        fork_tester(reference)
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../up", "a/../../b", "", ".", "a\0b"])
