@@ -73,6 +73,16 @@ TASKS = {
         'assert answer + 1 == 43, "SECRET"',
         32,
     ),
+    "program": Task(
+        "",
+        "'echo $((6 * 7))'",
+        'done = subprocess.run(["sh", "-c", program], capture_output=True, text=True)\n'
+        "got = (done.stdout + done.stderr)[-5000:]\n"
+        'assert got == "42\\n", f"expected 42, got {got}; look at sh(1)"',
+        'again = subprocess.run(["sh", "-c", program], capture_output=True, text=True)\n'
+        'assert again.stdout == "42\\n", "SECRET"',
+        128,
+    ),
     "estimate": Task(
         "def estimate():",
         "return 3.25",
@@ -87,6 +97,8 @@ SMALL = ("mean", "shout", "answer")
 """What is asked in the private kernel."""
 
 IMPORTS = '''\
+import subprocess
+
 import numpy as np
 
 def is_close(number, expected):
@@ -129,7 +141,7 @@ def source_notebook(words: dict[str, str], *, kernel: str = "python3") -> Notebo
     For the private kernel it has only tasks that do without numpy, whose import takes long there.
     """
     is_small = kernel != "python3"
-    imports = IMPORTS.partition("\n\n")[2] if is_small else IMPORTS
+    imports = IMPORTS.partition("np\n\n")[2] if is_small else IMPORTS
     cells = [
         _locked(nbformat.v4.new_markdown_cell("# Homework\n\nAnswer each question."), "heading"),
         _locked(nbformat.v4.new_code_cell(imports), "imports"),

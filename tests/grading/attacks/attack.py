@@ -91,6 +91,14 @@ class Submission:
         for task in self.tasks:
             self.answer(task, body if TASKS[task].head else value, above=above)
 
+    def write_program(self, code: str) -> None:
+        """Answer with a program, which the check starts by itself."""
+        source = f"{PRELUDE}\n{_dedent(code)}"
+        self.cell("program").source = (
+            f"import shlex, sys\nsource = {source!r}\n"
+            'program = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(source)}"'
+        )
+
     def solve(self, *tasks: str) -> None:
         """Give the right answers."""
         for task in tasks:

@@ -428,3 +428,44 @@ def lower_priorities(by: Submission) -> None:
         try: resource.setrlimit(kind, (hard + 1, hard + 1)); breach("raised", name)
         except (OSError, ValueError): pass
     """)
+
+
+@attack(HURTS, earns=RIGHT, may_lose=True)
+def fork_bomb_that_a_check_starts(by: Submission) -> None:
+    """Fork until nothing forks any more, beside the tester."""
+    by.write_program("""
+    while True:
+        try: os.fork()
+        except OSError: pass
+    """)
+
+
+@attack(HURTS, earns=RIGHT, may_lose=True)
+def memory_hogs_that_a_check_starts(by: Submission) -> None:
+    """Take memory in many processes, each a little."""
+    by.write_program("""
+    for _ in range(40):
+        if os.fork() == 0: break
+    hog = bytearray(os.urandom(1 << 20)) * 100
+    while True: time.sleep(1)
+    """)
+
+
+@attack(HURTS, earns=RIGHT, may_lose=True)
+def flood_whoever_reads(by: Submission) -> None:
+    """Print more than a tester can hold, faster than it looks at the time."""
+    by.write_program("""
+    text = b"x" * (1 << 20)
+    while True: os.write(1, text)
+    """)
+
+
+@attack(HURTS, earns=RIGHT, may_lose=True)
+def keep_whoever_reads_waiting(by: Submission) -> None:
+    """End at once, and leave a process that holds the other end of the pipe open."""
+    by.write_program("""
+    if os.fork() == 0:
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.SIG_IGN)
+        while True: time.sleep(1)
+    """)

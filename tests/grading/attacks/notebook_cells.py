@@ -41,7 +41,9 @@ def delete_the_checks(by: Submission) -> None:
 @attack(PASSES, earns=("mean",))
 def empty_the_checks(by: Submission) -> None:
     """Replace the checks by an empty cell, a comment, or a number that is full marks."""
-    for cell, source in zip(checks_of(by), ("", "# nothing", "2", "64", "pass", "32", "64"), strict=True):
+    for cell, source in zip(
+        checks_of(by), ("", "# nothing", "2", "64", "pass", "32", "128", "64"), strict=True
+    ):
         cell.source = source
 
 
@@ -79,7 +81,7 @@ def retag_checks_as_ungraded(by: Submission) -> None:
 @attack(PASSES, earns=("mean",))
 def raise_the_points(by: Submission) -> None:
     """Make the easy check worth all points, another negative, infinite, or a text."""
-    for cell, points in zip(checks_of(by), (127, -1, 1e308, "9", None, True, [64]), strict=True):
+    for cell, points in zip(checks_of(by), (255, -1, 1e308, "9", None, True, 0, [64]), strict=True):
         cell.metadata["nbgrader"]["points"] = points
 
 
@@ -137,7 +139,7 @@ def forge_stored_outputs(by: Submission) -> None:
 @attack(PASSES, earns=("mean",))
 def change_versions_and_checksums(by: Submission) -> None:
     """Claim other versions of nbgrader's metadata, and checksums that say all is untouched."""
-    versions = [0, 1, 2, 99, "3", None, [3]]
+    versions = [0, 1, 2, 99, "3", None, 3.5, [3]]
     for cell, version in zip(checks_of(by), versions, strict=True):
         cell.metadata["nbgrader"] |= {
             "schema_version": version,
@@ -152,7 +154,7 @@ def change_versions_and_checksums(by: Submission) -> None:
 @attack(PASSES, earns=("mean",))
 def metadata_of_other_types(by: Submission) -> None:
     """Put lists, numbers and texts where nbgrader expects its dictionary."""
-    for cell, value in zip(checks_of(by), ([], 1, "x", None, {}, [[]], {"grade_id": []}), strict=True):
+    for cell, value in zip(checks_of(by), ([], 1, "x", None, {}, [[]], 2.5, {"grade_id": []}), strict=True):
         cell.metadata["nbgrader"] = value
 
 

@@ -22,7 +22,7 @@ from grading.attacks.desk import HONEST, Desk, breaches, secrets_in
 from grading.attacks.world import World
 
 ATTACKS = known_attacks()
-ON_THE_SANDBOX = ("channels", "exhausting", "forbidden_calls", "reading", "surviving")
+ON_THE_SANDBOX = ("channels", "exhausting", "forbidden_calls", "reading", "started_programs", "surviving")
 BY_WHOM = {
     "nobody": {
         name: attack for name, attack in ATTACKS.items() if attack.area not in ("exhausting", "as_root")
