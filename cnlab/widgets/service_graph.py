@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from operator import mul
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cnlab.clock import SYSTEM_CLOCK, Clock
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 BAD_SHARE = 0.05  # of errors, from which an edge is red; below it and above nothing it is orange
 _COLUMN, _ROW = 2.05, 0.85
 _BOX = (1.15, 0.44)
+_WORDS = (0.6, 0.13)  # what an edge's words take
 _STATIC_NOTE = "In a running notebook, start draws what comes, once a second."
 
 
@@ -106,8 +108,10 @@ def draw_graph(edges: Iterable[EdgeLike]) -> Picture:
     axes.set_xlim(-_COLUMN / 2, _COLUMN * (columns - 0.5))
     axes.set_ylim(_ROW * rows, 0)
     busiest = max((edge.requests for edge in traffic), default=0) or 1
+    taken: list[Place] = []  # by words
     for edge in traffic:
-        _draw_edge(axes, [_at(place) for place in layout.ways[edge.source, edge.destination]], edge, busiest)
+        way = [_at(place) for place in layout.ways[edge.source, edge.destination]]
+        _draw_edge(axes, way, edge, busiest, taken)
     for name, place in layout.places.items():
         received = [edge.requests for edge in traffic if edge.destination == name]
         _draw_node(axes, name, _at(place), f"{sum(received):g} received" if received else "calls only")
@@ -126,7 +130,7 @@ def colour_of(edge: Traffic) -> str:
     return RED if edge.error_share >= BAD_SHARE else ORANGE if edge.errors else GREEN
 
 
-def _draw_edge(axes: Axes, way: Sequence[Place], edge: Traffic, busiest: float) -> None:
+def _draw_edge(axes: Axes, way: Sequence[Place], edge: Traffic, busiest: float, taken: list[Place]) -> None:
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path
 
@@ -144,13 +148,25 @@ def _draw_edge(axes: Axes, way: Sequence[Place], edge: Traffic, busiest: float) 
     axes.add_patch(arrow)
     words = f"{edge.requests:g}" + (f", {edge.error_share:.0%} errors" if edge.errors else "")
     ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}
-    if len(way) > 2:
-        x, y = way[1]  # where the edge passes a column there is room for words
-    else:
-        (x, y), (end_x, end_y) = points
-        x, y = (x + end_x) / 2, (y + end_y) / 2
+    x, y = _free_place([way[1]] if len(way) > 2 else [], bends[:4], taken)
+    taken.append((x, y))
     label = axes.text(x, y, words, ha="center", va="center", bbox=ground)
     label.set(fontsize=6.5, color=INK, zorder=2)
+
+
+def _free_place(first: Sequence[Place], bends: Sequence[Place], taken: Sequence[Place]) -> Place:
+    """Find a place for words on a cubic Bézier curve where no others are, `first` if there are none."""
+    shares = [
+        ((1 - part) ** 3, 3 * (1 - part) ** 2 * part, 3 * (1 - part) * part**2, part**3)
+        for part in (0.5, 0.4, 0.6, 0.3, 0.7)
+    ]
+    xs, ys = zip(*bends, strict=True)
+    places = [*first, *[(sum(map(mul, share, xs)), sum(map(mul, share, ys))) for share in shares]]
+    width, height = _WORDS
+    return next(
+        ((x, y) for x, y in places if all(abs(x - a) > width or abs(y - b) > height for a, b in taken)),
+        places[0],
+    )
 
 
 def _draw_node(axes: Axes, name: str, place: tuple[float, float], words: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from math import dist
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +55,21 @@ def test_edges_of_a_scrape_are_edges_too():
     edge = SimpleNamespace(source="a", destination="b", requests=3, errors=1, p99_s=0.2)
 
     assert "a to b 3 requests, 1 of them failed" in describe_graph([edge])
+
+
+def test_words_of_two_edges_do_not_cover_each_other():
+    """Both calls from the left column cross in the middle of the way."""
+    crossing = [
+        Traffic("a", "y", 1, 0),
+        Traffic("b", "x", 2, 0),
+        Traffic("a", "x", 3, 0),
+        Traffic("b", "y", 4, 0),
+    ]
+    (axes,) = draw_graph(crossing).figure.axes
+    places = [text.get_position() for text in axes.texts if text.get_text() in "1234"]
+
+    assert 4 == len(places)
+    assert [pair for pair in combinations(places, 2) if dist(*pair) < 0.1] == []
 
 
 def test_look_draws_what_is_new():
