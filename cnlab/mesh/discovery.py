@@ -159,7 +159,7 @@ class Discovery:
     async def _serve(self, stream: Stream, requests: AsyncIterator[Any], context: Any) -> None:
         """Write what there is to say whenever something has happened, until the client is gone."""
         connection = _Connection(stream)
-        reading = asyncio.create_task(self._read(connection, requests))
+        reading = asyncio.create_task(self._read(connection, requests, context))
         reading.add_done_callback(lambda _: connection.is_awake.set())
         encode = encode_delta if stream.is_delta else encode_world
         try:
@@ -175,10 +175,12 @@ class Discovery:
             reading.cancel()
             self._disconnect(connection)
 
-    async def _read(self, connection: _Connection, requests: AsyncIterator[Any]) -> None:
+    async def _read(self, connection: _Connection, requests: AsyncIterator[Any], context: Any) -> None:
         decode = decode_delta if connection.stream.is_delta else decode_world
         async for message in requests:
             if not connection.node:
+                if not message.node.id:
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request has no node.id")
                 self._connect(connection, message.node.id)
             answer = connection.stream.receive(decode(message), connection.node, self._now())
             if answer:

@@ -43,7 +43,7 @@ class Stream:
         if (response := subscription.sent) and request.nonce == response.nonce:
             # A list of the world that leaves out what a client has would take it away.
             may_isolate = self.is_delta or type_url not in WHOLE or bool(subscription.known)
-            is_refusal = subscription.answered(request.error, may_isolate=may_isolate)
+            is_refusal = subscription.answered(type_url, request.error, may_isolate=may_isolate)
             names = tuple(one.name for one in response.changed) + response.removed
             kind = SHORT.get(type_url, type_url)
             answer = Ack(node, kind, response.version, response.nonce, request.error, names, time_s)

@@ -135,28 +135,34 @@ class Subscription:
             self.rejected.clear()
             self.refusal = None
 
-    def answered(self, error: str, *, may_isolate: bool) -> bool:
-        """Take in the answer to what was sent; return whether it refuses something for good."""
+    def answered(self, type_url: str, error: str, *, may_isolate: bool) -> bool:
+        """Take in the answer to what was sent; return whether it refuses something for good.
+
+        Of clusters and listeners Envoy takes those that its error does not name. Of other types, and where it
+        names none, nobody knows how far it came: all that is to be sent anew, also what was to be removed.
+        """
         response, self.sent = self.sent, None
         assert response is not None
         sent = {one.name: one for one in response.changed if self.is_wildcard or one.name in self.names}
         self.suspects -= sent.keys()
         blamed = _named_in(error, sent)
-        if error and not blamed and len(sent) > 1 and may_isolate:
-            self.suspects |= sent.keys()
-            self.due |= sent.keys()
-            return False
+        is_lost = bool(error and sent and not (blamed and type_url in WHOLE))
+        lost = {*sent, *response.removed} - blamed if is_lost else set()
         if error and not blamed:
-            blamed = set(sent)
+            if len(sent) > 1 and may_isolate:
+                self.suspects |= sent.keys()
+                self.due |= lost
+                return False
+            blamed, lost = set(sent), lost - sent.keys()
         if not may_isolate:
             self.unsure |= blamed
-        for name, one in sent.items():
-            if name in blamed:
-                self.rejected[name] = one.version
-            else:
-                self.known[name] = one
-                self.rejected.pop(name, None)
-        for name in response.removed:
+        self.due |= lost
+        self.again |= lost & sent.keys()
+        self.rejected |= {name: sent[name].version for name in blamed}
+        for name in sent.keys() - blamed - lost:
+            self.known[name] = sent[name]
+            self.rejected.pop(name, None)
+        for name in set(response.removed) - lost:
             self.known.pop(name, None)
         if not self.rejected:
             self.refusal = None

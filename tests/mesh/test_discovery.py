@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 import small_mesh
+from envoy.service.discovery.v3 import discovery_pb2
 from small_mesh import PORT, ask, backend, own_address, resources
 
 from bench.mesh_scale import measure
 from cnlab.clock import wait_until
 from cnlab.mesh.bootstrap import API_TYPES, bootstrap
-from cnlab.mesh.discovery import Ack, Discovery
+from cnlab.mesh.discovery import SERVICE, Ack, Discovery
 from cnlab.mesh.packing import InvalidResource
 from cnlab.mesh.proxy import Proxy
 from cnlab.mesh.registry import Endpoint
@@ -346,6 +348,41 @@ def test_bad_cluster_that_envoy_does_not_name_is_found(world):
     assert ("bad",) == refused.resources
     assert "Expected positive duration" in refused.error
     assert "v2" == world.ask()
+
+
+def test_cluster_removed_beside_a_bad_one_is_gone(world):
+    """Envoy cannot read the response, so the removal in it has not happened either."""
+    snapshot = world.resources()
+    old = static_cluster("old", [("127.0.0.1", 1)])
+    bad = static_cluster("bad", [("127.0.0.1", 1)], connect_timeout="-1s")
+    world.server.serve(NODE, {**snapshot, CDS: [*snapshot[CDS], old]})
+    world.settle()
+    assert "old" in world.clusters()
+    world.server.serve(NODE, {**snapshot, CDS: [*snapshot[CDS], bad]})
+
+    assert ["CDS"] == [one.type for one in world.settle()]
+    assert "old" not in world.clusters()
+
+
+def test_client_that_does_not_say_who_it_is_is_refused():
+    """Nothing could be meant for it."""
+    with (
+        DiscoveryServer() as server,
+        grpc.insecure_channel(f"{server.address[0]}:{server.address[1]}") as channel,
+    ):
+        call = channel.stream_stream(
+            f"/{SERVICE}/DeltaAggregatedResources",
+            request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
+            response_deserializer=discovery_pb2.DeltaDiscoveryResponse.FromString,
+        )
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call(iter([discovery_pb2.DeltaDiscoveryRequest(type_url=CDS)]), timeout=10))
+
+        assert (grpc.StatusCode.INVALID_ARGUMENT, "the first request has no node.id") == (
+            caught.value.code(),
+            caught.value.details(),
+        )
+        assert {} == server.status()
 
 
 STUDENT = """

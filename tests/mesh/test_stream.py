@@ -223,6 +223,45 @@ def test_only_the_resource_that_the_error_names_counts_as_refused(client):
     assert ["bad"] == list(client.stream.subscriptions[CDS].rejected)
 
 
+def test_routes_that_came_with_a_refused_one_are_sent_anew(client):
+    """Envoy takes one after the other and stops at the bad one; how far it came it does not say."""
+    client.subscribe(RDS, "inner")
+    both = [pack(RDS, route_configuration(name, [])) for name in ("inner", "out")]
+    client.stream.update(client.stream.snapshot.updated("2", *both))
+    assert ["RDS inner out"] == client.take()
+    nack = client.answer(client.taken[0], error="Only unique values for domains are permitted: route out")
+
+    assert ["RDS inner"] == client.take_all()
+    assert [nack] == client.stream.refusals
+    assert client.stream.is_settled
+
+
+def test_removal_that_was_refused_with_a_bad_resource_is_sent_anew(client):
+    """A response that Envoy cannot read changes nothing: also what it takes away stays."""
+    client.stream.update(snapshot("2", "a", "bad", to=["a"]))
+    client.take()
+    client.answer(client.taken[0], error="a duration must be positive")
+    assert "b" in client.stream.subscriptions[CDS].known
+    client.take_all()
+
+    assert {"a"} == client.stream.subscriptions[CDS].known.keys()
+    assert ["bad"] == list(client.stream.subscriptions[CDS].rejected)
+    assert client.stream.is_settled
+
+
+def test_removal_alone_that_is_refused_is_not_sent_for_ever():
+    """There is nothing better to say."""
+    client = Client()
+    client.stream.update(snapshot("1", "a", "b"))
+    client.subscribe(CDS)
+    client.take_all()
+    client.stream.update(snapshot("2", "a"))
+    assert ["CDS -b"] == client.take()
+    client.answer(client.taken[0], error="no")
+
+    assert not [one for one in client.take_all() if one.startswith("CDS")]
+
+
 def test_resources_refused_together_are_tried_one_by_one(client):
     """Where the error names none of them, this finds the bad one, and the good ones need not wait for it."""
     client.stream.update(snapshot("2", "a", "b", "bad", "good"))
