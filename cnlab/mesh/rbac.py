@@ -5,8 +5,9 @@ filters. The first denies what any DENY policy of the service matches. The secon
 has an ALLOW policy, and then denies what none of them matches; so an ALLOW policy without rules lets nobody
 in.
 
-Of the manifest's words those in `_SOURCE`, `_OPERATION` and `_CONDITION` are understood, others are refused.
-Values may begin or end with ``*``; a lone ``*`` is any value that is there at all.
+Of the manifest's words ``ports`` and those in `_SOURCE`, `_OPERATION` and `_CONDITION` are understood, others
+are refused. Values may begin or end with ``*``; a lone ``*`` is any value that is there at all. Ports are
+compared with the one that the service has: what a sidecar sees is its own, 15006.
 
 See: Istio, "Authorization Policy" and "Authorization Policy Conditions"; Envoy, "Role Based Access Control".
 """
@@ -25,17 +26,20 @@ from cnlab.mesh.resources import Json, extension, typed
 DENY_FILTER, ALLOW_FILTER = "envoy.filters.http.rbac.deny", "envoy.filters.http.rbac.allow"
 FILTER_NAMES = (DENY_FILTER, ALLOW_FILTER)
 ACTIONS = {"DENY": DENY_FILTER, "ALLOW": ALLOW_FILTER}
+PORT = 9080
+"""The port of a service, if nobody says another."""
 _RBAC = "envoy.extensions.filters.http.rbac.v3"
 _HEADER_KEY = re.compile(r"request\.headers\[([^\[\]]+)\]")
 _ANYTHING = {"any": True}
 
 
-def rbac_filters(manifests: Iterable[Mapping[str, Any]], service: str) -> list[Json]:
+def rbac_filters(manifests: Iterable[Mapping[str, Any]], service: str, *, port: int = PORT) -> list[Json]:
     """Return the HTTP filters of a service's sidecar, in their order; none where no policy selects it.
 
     Args:
         manifests: AuthorizationPolicy manifests of the whole mesh.
         service: whose sidecar it is; a manifest selects it by the label ``app``.
+        port: the one that the service has.
 
     Raises:
         InvalidValue: a manifest has what is not understood; the message says what and where.
@@ -49,7 +53,7 @@ def rbac_filters(manifests: Iterable[Mapping[str, Any]], service: str) -> list[J
         names.add(_name(manifest))
         spec = manifest.get("spec") or {}
         if _selected(manifest) in {"", service}:
-            policies.setdefault(spec.get("action", "ALLOW"), {}).update(_policies(manifest))
+            policies.setdefault(spec.get("action", "ALLOW"), {}).update(_policies(manifest, port))
     return [
         extension(name, f"{_RBAC}.RBAC", rules={"action": action, "policies": policies[action]})
         for action, name in ACTIONS.items()
@@ -57,11 +61,13 @@ def rbac_filters(manifests: Iterable[Mapping[str, Any]], service: str) -> list[J
     ]
 
 
-def rbac_per_route(manifests: Iterable[Mapping[str, Any]], service: str) -> dict[str, Json]:
+def rbac_per_route(
+    manifests: Iterable[Mapping[str, Any]], service: str, *, port: int = PORT
+) -> dict[str, Json]:
     """Return the same for a route's ``typed_per_filter_config``, by the filters' names."""
     return {
         one["name"]: typed(f"{_RBAC}.RBACPerRoute", rbac={"rules": one["typed_config"]["rules"]})
-        for one in rbac_filters(manifests, service)
+        for one in rbac_filters(manifests, service, port=port)
     }
 
 
@@ -80,7 +86,7 @@ def check(manifest: Mapping[str, Any]) -> None:
     if spec.get("action", "ALLOW") not in ACTIONS:
         raise InvalidValue(f"{name}: spec.action {spec['action']!r}; supported: {', '.join(ACTIONS)}")
     _selected(manifest)
-    _policies(manifest)
+    _policies(manifest, PORT)
 
 
 def _selected(manifest: Mapping[str, Any]) -> str:
@@ -93,17 +99,17 @@ def _selected(manifest: Mapping[str, Any]) -> str:
     return str(labels.get("app", ""))
 
 
-def _policies(manifest: Mapping[str, Any]) -> dict[str, Json]:
+def _policies(manifest: Mapping[str, Any], port: int) -> dict[str, Json]:
     """Return Envoy's policies, one for each rule, under the names that Istio gives them."""
     name, spec = _name(manifest), manifest.get("spec") or {}
     short = manifest.get("metadata", {}).get("name", "")
     return {
-        f"ns[{NAMESPACE}]-policy[{short}]-rule[{number}]": _policy(rule, where)
+        f"ns[{NAMESPACE}]-policy[{short}]-rule[{number}]": _policy(rule, where, port)
         for number, (rule, where) in enumerate(_items(spec, "rules", f"{name}: spec"))
     }
 
 
-def _policy(rule: Mapping[str, Any], where: str) -> Json:
+def _policy(rule: Mapping[str, Any], where: str, port: int) -> Json:
     """A rule holds where one of ``from``, one of ``to`` and each of ``when`` hold; what is left out holds."""
     _only(rule, {"from", "to", "when"}, where)
     sources = [
@@ -111,7 +117,7 @@ def _policy(rule: Mapping[str, Any], where: str) -> Json:
         for one, place in _items(rule, "from", where)
     ]
     operations = [
-        _all_of(_words(one, "operation", _OPERATION, place), "and_rules")
+        _all_of(_words(one, "operation", {**_OPERATION, "ports": _port(port)}, place), "and_rules")
         for one, place in _items(rule, "to", where)
     ]
     when = [part for one, place in _items(rule, "when", where) for part in _condition(one, place)]
@@ -216,10 +222,13 @@ def _path(value: str) -> Json:
     return {"url_path": {"path": _text(value)}}
 
 
-def _port(value: str) -> Json:
-    if not value.isdigit():
-        raise InvalidValue(f"AuthorizationPolicy: port {value!r} is no number")
-    return {"destination_port": int(value)}
+def _port(own: int) -> Callable[[str], Json]:
+    def make(value: str) -> Json:
+        if not value.isdigit():
+            raise InvalidValue(f"AuthorizationPolicy: port {value!r} is no number")
+        return _ANYTHING if int(value) == own else {"not_rule": _ANYTHING}
+
+    return make
 
 
 def _negative(word: str) -> str:
@@ -267,7 +276,6 @@ _OPERATION = {
     "hosts": _header(":authority", ignore_case=True),
     "methods": _header(":method"),
     "paths": _path,
-    "ports": _port,
 }
 _CONDITION = {
     "source.principal": _principal,

@@ -92,6 +92,14 @@ rules:
         ["rules: [{to: [{operation: {methods: [GET, PUT], notPaths: [/secret], ports: ['8080']}}]}]"],
         [("GET /x", None, 403)],
     ),
+    "a port is that of the service, wherever its sidecar listens": (
+        ["action: DENY\nrules: [{to: [{operation: {ports: ['9080'], methods: [PUT]}}]}]"],
+        [("PUT /x", None, 403), ("GET /x", None, 200)],
+    ),
+    "another port is never asked for": (
+        ["rules: [{to: [{operation: {notPorts: ['9080', '8080']}}, {operation: {paths: [/y]}}]}]"],
+        [("GET /x", None, 403), ("GET /y", None, 200)],
+    ),
     "what is negated must not hold": (
         ["rules: [{to: [{operation: {methods: [GET, PUT], notPaths: [/secret, '/x/*']}}]}]"],
         [("GET /y", None, 200), ("PUT /y", None, 200), ("GET /secret", None, 403), ("GET /x/1", None, 403)],
