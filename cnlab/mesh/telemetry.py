@@ -10,7 +10,6 @@ See: Envoy, "Access logging" and ``envoy.service.accesslog.v3``; "Response flags
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -96,8 +95,8 @@ class Record:
         return self.status >= 500 or self.status == 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return dataclasses.asdict(self)
+        """Return it as plain data; `dataclasses.asdict` would take ten times as long, and there are many."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
