@@ -159,7 +159,7 @@ def envoy(
             "listeners": listeners,
             "clusters": [
                 resources.static_cluster("app", [("127.0.0.1", app)]),
-                resources.grpc_cluster(SERVICES, "127.0.0.1", services),
+                resources.grpc_cluster(SERVICES, ("127.0.0.1", services)),
                 *clusters,
             ],
         },

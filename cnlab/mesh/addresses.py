@@ -28,11 +28,10 @@ class Ports:
 
     app: int = 9080
     gateway: int = 8080
-    admin: int = 15000
     outbound: int = 15001
     inbound: int = 15006
-    xds: int = 15010
     monitoring: int = 15014
+    metrics: int = 15090
 
     def as_dict(self) -> dict[str, int]:
         """Return the numbers by name."""
@@ -41,7 +40,7 @@ class Ports:
     @property
     def of_sidecar(self) -> dict[str, int]:
         """Those of a sidecar."""
-        return {"admin": self.admin, "outbound": self.outbound, "inbound": self.inbound}
+        return {"outbound": self.outbound, "inbound": self.inbound, "metrics": self.metrics}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cnlab.errors import InvalidValue
-from cnlab.mesh.resources import ADS, Json, file_source, grpc_cluster, socket_address
+from cnlab.mesh import resources
+from cnlab.mesh.resources import ADS, Json, Where, file_source, grpc_cluster
 
 API_TYPES = {"delta": "DELTA_GRPC", "sotw": "GRPC"}
 """The two variants of ADS: only what changed, or the state of the world."""
 CONTROL_PLANE = "xds-grpc"
+_METRICS = "prometheus_stats"
 _BACK_OFF = {"base_interval": "0.1s", "max_interval": "1s"}
 
 
@@ -21,8 +23,8 @@ def bootstrap(
     node: str,
     cluster: str,
     *,
-    admin: tuple[str, int],
-    control_plane: tuple[str, int],
+    admin: Where,
+    control_plane: Where,
     discovery: str = "delta",
     **fields: Any,
 ) -> Json:
@@ -42,26 +44,40 @@ def bootstrap(
     }
     return {
         "node": {"id": node, "cluster": cluster},
-        "admin": {"address": socket_address(*admin)},
+        "admin": {"address": resources.address(admin)},
         "dynamic_resources": {"ads_config": stream, "cds_config": ADS, "lds_config": ADS},
-        "static_resources": {"clusters": [grpc_cluster(CONTROL_PLANE, *control_plane)]},
+        "static_resources": {"clusters": [grpc_cluster(CONTROL_PLANE, control_plane)]},
         **fields,
     }
 
 
-def file_bootstrap(
-    node: str, cluster: str, *, admin: tuple[str, int], directory: Path, **fields: Any
-) -> Json:
+def file_bootstrap(node: str, cluster: str, *, admin: Where, directory: Path, **fields: Any) -> Json:
     """Return the bootstrap of an Envoy that watches the files that `files.write` makes in `directory`."""
     return {
         "node": {"id": node, "cluster": cluster},
-        "admin": {"address": socket_address(*admin)},
+        "admin": {"address": resources.address(admin)},
         "dynamic_resources": {
             "cds_config": file_source(directory / "cds.json"),
             "lds_config": file_source(directory / "lds.json"),
         },
         **fields,
     }
+
+
+def with_metrics(made: Json, admin: Where, address: str, port: int) -> Json:
+    """Return a bootstrap that gives scrapers the metrics of the admin interface at a port, and no more of it.
+
+    See: port 15090 in Istio's "Ports used by Istio".
+    """
+    hosts = [
+        resources.virtual_host(_METRICS, ["*"], [resources.route(_METRICS, {"path": "/stats/prometheus"})])
+    ]
+    routes = resources.route_configuration(_METRICS, hosts)
+    manager = resources.http_connection_manager("stats", routes)
+    listener = resources.listener("metrics", address, port, [{"filters": [manager]}])
+    static = made["static_resources"]
+    clusters = [*static["clusters"], resources.static_cluster(_METRICS, [admin])]
+    return {**made, "static_resources": {**static, "listeners": [listener], "clusters": clusters}}
 
 
 def grpc_bootstrap(node: str, control_plane: tuple[str, int]) -> Json:

@@ -4,7 +4,8 @@
 
 One gRPC server carries Pilot's discovery (ADS), Auth's secrets (SDS, on the same stream) and Mixer's
 services: policy checks, rate limits, access logs, traces. An HTTP server beside it takes the configuration
-(``PUT /config``) and answers questions; see `monitoring`.
+(``PUT /config``) and answers questions; see `monitoring`. Both listen on UNIX sockets in the mesh's private
+directory: who may fetch a key is decided by who may open a file, as between Istio's agent and its Envoy.
 
 What it is told it keeps in memory only: who wants something (the mesh in the notebook, as the Kubernetes API
 would) tells it again after a restart. The authority's key lies in a file, so it is the same authority then.
@@ -213,15 +214,16 @@ async def serve(settings: ControlPlaneSettings) -> None:
     plane = ControlPlane(settings)
     server = grpc.aio.server()
     plane.add_to(server)
-    server.add_insecure_port(f"{settings.address}:{settings.ports.xds}")
+    server.add_insecure_port(f"unix:{settings.xds_socket}")
     await server.start()
-    runner = await monitoring.start(plane, settings.address, settings.ports.monitoring)
+    runners = await monitoring.start(plane, settings)
     renewal = asyncio.create_task(plane.renew_certificates())
     try:
         await server.wait_for_termination()
     finally:
         renewal.cancel()
-        await runner.cleanup()
+        for runner in runners:
+            await runner.cleanup()
         await server.stop(None)
 
 

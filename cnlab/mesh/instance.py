@@ -11,7 +11,7 @@ from typing import Literal
 from cnlab import apps
 from cnlab.apps.launcher import Launcher, Running
 from cnlab.mesh.addresses import Place, check_free
-from cnlab.mesh.bootstrap import CONTROL_PLANE, bootstrap, file_bootstrap
+from cnlab.mesh.bootstrap import CONTROL_PLANE, bootstrap, file_bootstrap, with_metrics
 from cnlab.mesh.configuration import Workload
 from cnlab.mesh.proxy import Proxy
 from cnlab.mesh.resources import Json, grpc_cluster
@@ -101,17 +101,17 @@ class Instance:
 
 def proxy(node: str, service: str, place: Place, settings: ControlPlaneSettings, directory: Path) -> Proxy:
     """Return the proxy of a node, not started: it knows who it is, and where the control plane is."""
-    control_plane = (settings.address, settings.ports.xds)
-    admin = (place.address, settings.ports.admin)
+    control_plane, admin = settings.xds_socket, directory / f"{node}.sock"
     words = {"layered_runtime": _runtime(), "stats_config": _histograms(), "stats_flush_interval": "0.5s"}
     if settings.discovery == "files":
         files = Path(settings.directory) / "xds" / node
-        clusters = {"clusters": [grpc_cluster(CONTROL_PLANE, *control_plane)]}
+        clusters = {"clusters": [grpc_cluster(CONTROL_PLANE, control_plane)]}
         made = file_bootstrap(node, service, admin=admin, directory=files, static_resources=clusters, **words)
     else:
         made = bootstrap(
             node, service, admin=admin, control_plane=control_plane, discovery=settings.discovery, **words
         )
+    made = with_metrics(made, admin, place.address, settings.ports.metrics)
     return Proxy(node, made, directory, enter=place.enter)
 
 

@@ -5,7 +5,9 @@
     GET  /status  /acks?since=0  /accesslog?since=0  /traces  /decisions  /metrics
     POST /rotate?service=reviews
 
-A wrong configuration is answered with 400, nodes that do not answer with 504.
+A wrong configuration is answered with 400, nodes that do not answer with 504. All this is for whoever may
+open the UNIX socket in the mesh's private directory; at the TCP port, where Prometheus asks and anybody on
+this machine may, there is ``/metrics`` alone.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from aiohttp import web
 
 from cnlab.errors import CnlabError, InvalidValue
 from cnlab.mesh.resources import Json
+from cnlab.mesh.settings import ControlPlaneSettings
 
 if TYPE_CHECKING:
     from cnlab.mesh.control_plane import ControlPlane
@@ -28,25 +31,31 @@ if TYPE_CHECKING:
 _LARGEST_BODY = 32 << 20
 
 
-async def start(plane: ControlPlane, address: str, port: int) -> web.AppRunner:
-    """Listen; return what is to be cleaned up in the end."""
-    app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_say_what_is_wrong])
+async def start(plane: ControlPlane, settings: ControlPlaneSettings) -> list[web.AppRunner]:
+    """Listen, for us and for scrapers; return what is to be cleaned up in the end."""
     pages = Pages(plane)
-    app.add_routes(
-        [
-            web.put("/config", pages.configure),
-            web.get("/status", pages.status),
-            web.get("/acks", pages.acks),
-            web.get("/accesslog", pages.access_log),
-            web.get("/traces", pages.traces),
-            web.get("/decisions", pages.decisions),
-            web.get("/metrics", pages.metrics),
-            web.post("/rotate", pages.rotate),
-        ]
+    metrics = web.get("/metrics", pages.metrics)
+    ours = await _runner(
+        metrics,
+        web.put("/config", pages.configure),
+        web.get("/status", pages.status),
+        web.get("/acks", pages.acks),
+        web.get("/accesslog", pages.access_log),
+        web.get("/traces", pages.traces),
+        web.get("/decisions", pages.decisions),
+        web.post("/rotate", pages.rotate),
     )
+    everybodys = await _runner(metrics)
+    await web.TCPSite(everybodys, settings.address, settings.ports.monitoring).start()
+    await web.UnixSite(ours, settings.api_socket).start()
+    return [ours, everybodys]
+
+
+async def _runner(*routes: web.RouteDef) -> web.AppRunner:
+    app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_say_what_is_wrong])
+    app.add_routes(routes)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, address, port).start()
     return runner
 
 

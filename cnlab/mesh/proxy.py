@@ -3,7 +3,8 @@
     with Proxy("reviews-v1-0", bootstrap) as proxy:
         proxy.stats("cluster.outbound"), proxy.clusters(), proxy.config_dump()
 
-The bootstrap is a dict in the words of Envoy's documentation; its admin address may have port 0.
+The bootstrap is a dict in the words of Envoy's documentation; its admin address may have port 0. At a port
+any user of this machine may stop the proxy; sidecars of a mesh have a ``pipe`` in its private directory.
 
 See: https://www.envoyproxy.io/docs/envoy/latest/operations/admin
 """
@@ -28,6 +29,8 @@ from cnlab.containers.network.last_will import LastWill
 from cnlab.errors import InvalidValue, MissingFeature
 from cnlab.mesh.errors import ProgramEnded
 from cnlab.mesh.process import Process
+from cnlab.mesh.resources import Where
+from cnlab.mesh.unix_socket import UnixConnection, check_path
 
 _DRAIN_TIME_S = 5  # connections of a listener that was replaced have this long to finish
 
@@ -56,11 +59,7 @@ class Proxy:
         self._stack = contextlib.ExitStack()
         self._directory = directory
         self._process: Process | None = None
-        try:
-            socket_address = bootstrap["admin"]["address"]["socket_address"]
-            self._admin = (str(socket_address["address"]), int(socket_address["port_value"]))
-        except (KeyError, TypeError):
-            raise InvalidValue(f"bootstrap of {name}: admin.address.socket_address is missing") from None
+        self._admin = _admin(name, bootstrap)
 
     def __repr__(self) -> str:
         return f"<Proxy {self.name} {'pid=' + str(self.pid) if self.is_running else 'not running'}>"
@@ -171,18 +170,15 @@ class Proxy:
 
     @property
     def admin_address(self) -> str:
-        """Where its admin interface listens, ``host:port``."""
+        """Where its admin interface listens: ``host:port``, or the path of a UNIX socket."""
+        if isinstance(self._admin, Path):
+            return str(self._admin)
         address, port = self._admin
         if port == 0:
             if not self._admin_file.exists() or not (text := self._admin_file.read_text()):
                 raise ProgramEnded(self.name, "its admin interface does not listen yet", self.log)
             return text
         return f"{address}:{port}"
-
-    @property
-    def url(self) -> str:
-        """Its admin interface, to be opened in a browser on this machine."""
-        return f"http://{self.admin_address}"
 
     def stats(self, pattern: str = "") -> dict[str, int]:
         """Return the counters and gauges that have been used and whose names match the regular expression."""
@@ -227,10 +223,15 @@ class Proxy:
     def _ask(self, path: str, *, method: str = "GET") -> str:
         if not self.is_running:
             raise ProgramEnded(self.name, "Envoy does not run", self.log)
-        address, _, port = self.admin_address.rpartition(":")
-        with contextlib.closing(http.client.HTTPConnection(address, int(port), timeout=5)) as connection:
+        with contextlib.closing(self._connection()) as connection:
             connection.request(method, path)
             return connection.getresponse().read().decode()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if isinstance(self._admin, Path):
+            return UnixConnection(self._admin, timeout=5)
+        address, _, port = self.admin_address.rpartition(":")
+        return http.client.HTTPConnection(address, int(port), timeout=5)
 
     def _argv(self) -> list[str]:
         return [
@@ -246,6 +247,21 @@ class Proxy:
             *("--drain-time-s", str(_DRAIN_TIME_S), "--drain-strategy", "immediate"),
             "--skip-deprecated-logs",
         ]
+
+
+def _admin(name: str, bootstrap: dict[str, Any]) -> Where:
+    try:
+        address = bootstrap["admin"]["address"]
+        if "pipe" not in address:
+            tcp = address["socket_address"]
+            return str(tcp["address"]), int(tcp["port_value"])
+        path = Path(address["pipe"]["path"])
+    except (KeyError, TypeError):
+        raise InvalidValue(
+            f"bootstrap of {name}: admin.address has neither socket_address nor pipe"
+        ) from None
+    check_path(path)
+    return path
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The control plane as a mesh holds it: a process to start and kill, and an HTTP server to ask.
+"""The control plane as a mesh holds it: a process to start and kill, and a UNIX socket to ask it by HTTP.
 
 See: `control_plane` for what runs there.
 """
@@ -22,6 +22,7 @@ from cnlab.mesh.configuration import GATEWAY, Configuration, Json, Workload
 from cnlab.mesh.errors import ControlPlaneDown, NotAccepted, ProgramEnded
 from cnlab.mesh.process import Process
 from cnlab.mesh.settings import ControlPlaneSettings
+from cnlab.mesh.unix_socket import UnixConnection, check_path
 
 _START_TIMEOUT_S = 30.0
 _ANSWER_TIMEOUT_S = 30.0
@@ -33,7 +34,8 @@ class RemoteControlPlane:
 
     def __init__(self, settings: ControlPlaneSettings, directory: Path) -> None:
         self._settings = settings
-        self._address = (settings.address, settings.ports.monitoring)
+        for path in (settings.xds_socket, settings.api_socket):
+            check_path(path)
         self._file = directory / "control-plane.json"
         self._file.write_text(json.dumps(asdict(settings)))
         argv = [sys.executable, "-m", "cnlab.mesh.control_plane", str(self._file)]
@@ -54,9 +56,7 @@ class RemoteControlPlane:
 
     def start(self) -> None:
         """Start it and return at once; see `wait_ready`."""
-        ports = self._settings.ports
-        check_free(self._settings.address, ports.xds, "xds")
-        check_free(self._settings.address, ports.monitoring, "monitoring")
+        check_free(self._settings.address, self._settings.ports.monitoring, "monitoring")
         self._process.start()
 
     def wait_ready(self, timeout_s: float = _START_TIMEOUT_S) -> None:
@@ -108,8 +108,8 @@ class RemoteControlPlane:
 
     @property
     def url(self) -> str:
-        """Where it takes configuration and answers questions."""
-        return f"http://{self._address[0]}:{self._address[1]}"
+        """Where Prometheus finds its metrics; all else goes over a UNIX socket."""
+        return f"http://{self._settings.address}:{self._settings.ports.monitoring}"
 
     @property
     def log(self) -> str:
@@ -189,7 +189,7 @@ class RemoteControlPlane:
 
     def _exchange(self, method: str, target: str, body: str | None) -> tuple[int, str]:
         if self._connection is None:
-            self._connection = http.client.HTTPConnection(*self._address, timeout=_ANSWER_TIMEOUT_S)
+            self._connection = UnixConnection(self._settings.api_socket, timeout=_ANSWER_TIMEOUT_S)
         self._connection.request(method, target, body)
         response = self._connection.getresponse()
         return response.status, response.read().decode()

@@ -15,6 +15,8 @@ from typing import Any
 from cnlab.mesh.registry import Endpoint
 
 Json = dict[str, Any]
+Where = tuple[str, int] | Path
+"""Where something listens: at an address and a port, or on a UNIX socket."""
 
 TYPE = "type.googleapis.com/"
 CDS = TYPE + "envoy.config.cluster.v3.Cluster"
@@ -51,6 +53,11 @@ def extension(name: str, message: str, **fields: Any) -> Json:
 def socket_address(address: str, port: int) -> Json:
     """Return an Address: TCP, by number."""
     return {"socket_address": {"address": address, "port_value": port}}
+
+
+def address(where: Where) -> Json:
+    """Return an Address: TCP, or the path of a UNIX socket."""
+    return {"pipe": {"path": str(where)}} if isinstance(where, Path) else socket_address(*where)
 
 
 def name_of(type_url: str, resource: Mapping[str, Any]) -> str:
@@ -101,9 +108,9 @@ def cluster(name: str, **fields: Any) -> Json:
     }
 
 
-def static_cluster(name: str, endpoints: Sequence[tuple[str, int]], **fields: Any) -> Json:
+def static_cluster(name: str, endpoints: Sequence[Where], **fields: Any) -> Json:
     """Return a Cluster that names its members itself."""
-    members = [{"endpoint": {"address": socket_address(*one)}} for one in endpoints]
+    members = [{"endpoint": {"address": address(one)}} for one in endpoints]
     return {
         "name": name,
         "type": "STATIC",
@@ -113,12 +120,10 @@ def static_cluster(name: str, endpoints: Sequence[tuple[str, int]], **fields: An
     }
 
 
-def grpc_cluster(name: str, address: str, port: int, **fields: Any) -> Json:
+def grpc_cluster(name: str, where: Where, **fields: Any) -> Json:
     """Return a Cluster of one member that speaks HTTP/2, as gRPC must."""
     options = typed(_HTTP_OPTIONS, explicit_http_config={"http2_protocol_options": {}})
-    return static_cluster(
-        name, [(address, port)], typed_extension_protocol_options={_HTTP_OPTIONS: options}, **fields
-    )
+    return static_cluster(name, [where], typed_extension_protocol_options={_HTTP_OPTIONS: options}, **fields)
 
 
 def original_dst_cluster(name: str, **fields: Any) -> Json:

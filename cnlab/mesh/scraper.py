@@ -63,14 +63,14 @@ class Backend(Protocol):
 def targets_of(mesh: Any) -> list[Target]:
     """Return the targets of a `Mesh`: each sidecar, the ingress gateway, the control plane."""
     proxies = [
-        (instance.sidecar, {"pod": instance.name, "service": instance.service, "version": instance.version})
+        (instance.address, {"pod": instance.name, "service": instance.service, "version": instance.version})
         for instance in mesh.instances
     ]
     gateway = {"pod": "ingressgateway", "service": "ingressgateway"}
     return [
         *(
-            Target(f"http://{proxy.admin_address}{SIDECAR_PATH}", labels)
-            for proxy, labels in [*proxies, (mesh.gateway, gateway)]
+            Target(f"http://{address}:{mesh.ports.metrics}{SIDECAR_PATH}", labels)
+            for address, labels in [*proxies, (urlsplit(mesh.url).hostname, gateway)]
         ),
         Target(f"{mesh.control_plane.url}/metrics", {"service": "control-plane"}, job="control-plane"),
     ]

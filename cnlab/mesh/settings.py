@@ -24,7 +24,7 @@ class ControlPlaneSettings:
     """What the control plane's process is started with."""
 
     address: str
-    directory: str  # private; holds the authority's key
+    directory: str  # private; holds the authority's key, and the sockets
     surroundings: Surroundings
     discovery: str = "delta"  # or "sotw", or "files"
     certificate_ttl_s: float = 3600.0
@@ -33,6 +33,16 @@ class ControlPlaneSettings:
     def ports(self) -> Ports:
         """Where everything listens."""
         return self.surroundings.ports
+
+    @property
+    def xds_socket(self) -> Path:
+        """Where sidecars get their configuration and their secrets, and report."""
+        return Path(self.directory) / "xds.sock"
+
+    @property
+    def api_socket(self) -> Path:
+        """Where the mesh says what it wants, and asks."""
+        return Path(self.directory) / "api.sock"
 
     @classmethod
     def read(cls, path: Path) -> Self:

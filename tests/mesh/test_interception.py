@@ -23,8 +23,8 @@ def test_sidecars_own_packets_are_left_alone_before_all_others_are_redirected():
 
 
 def test_ports_of_the_sidecar_itself_can_be_reached():
-    """Prometheus asks at 15000 for the sidecar's metrics, not for the app's."""
-    assert "-A ISTIO_INBOUND -p tcp -m multiport --dports 15000,15001,15006 -j RETURN" in interception.rules(
+    """Prometheus asks at 15090 for the sidecar's metrics, not for the app's."""
+    assert "-A ISTIO_INBOUND -p tcp -m multiport --dports 15001,15006,15090 -j RETURN" in interception.rules(
         Ports()
     )
 

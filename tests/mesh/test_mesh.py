@@ -225,10 +225,10 @@ def test_local_rate_limit_needs_nobody(mesh):
 def test_host_outside_is_reached_once_it_is_known(mesh):
     """Egress is a decision of the mesh too."""
     outside = mesh.control_plane.url.removeprefix("http://")
-    assert 404 == mesh.get("/status", to="example.org", from_="reviews").status
+    assert 404 == mesh.get("/metrics", to="example.org", from_="reviews").status
     mesh.external("example.org", [outside])
 
-    assert 200 == mesh.get("/status", to="example.org", from_="reviews").status
+    assert 200 == mesh.get("/metrics", to="example.org", from_="reviews").status
     mesh.unexternal("example.org")
 
 

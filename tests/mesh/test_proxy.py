@@ -75,7 +75,7 @@ def test_bootstrap_with_an_unknown_field_is_told_in_envoys_words():
 
 def test_bootstrap_without_admin_is_refused():
     """Without it nobody could say whether the proxy is live."""
-    with pytest.raises(InvalidValue, match=r"bootstrap of mute: admin\.address\.socket_address is missing"):
+    with pytest.raises(InvalidValue, match=r"bootstrap of mute: admin.address has neither"):
         Proxy("mute", {})
 
 

@@ -15,7 +15,7 @@ CHAINS = [{"filters": [HTTP]}]
 EVERY = [
     (CDS, resources.cluster("reviews", lb_policy="LEAST_REQUEST")),
     (CDS, resources.static_cluster("app", [("127.0.0.1", 9080)])),
-    (CDS, resources.grpc_cluster("xds-grpc", "127.0.0.1", 15010)),
+    (CDS, resources.grpc_cluster("xds-grpc", ("127.0.0.1", 15010))),
     (CDS, resources.original_dst_cluster("passthrough")),
     (
         EDS,
