@@ -73,13 +73,12 @@ def set_environment_of_tester(user: str) -> None:
     os.environ |= {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
 
 
-def set_rlimits(limits: Limits, accepted: Collection[str], *, held_bytes: int | None = None) -> None:
+def set_rlimits(limits: Limits, accepted: Collection[str]) -> None:
     """Set what the kernel limits for each process, or for each user of a user namespace.
 
     Args:
         limits: what is allowed.
         accepted: parts that are missing, in whose place these are.
-        held_bytes: the address space of the caller, where no ``/proc`` shows it.
     """
     wanted = {
         resource.RLIMIT_CORE: 1,  # with 0 a program that /proc/sys/kernel/core_pattern names would run
@@ -95,8 +94,7 @@ def set_rlimits(limits: Limits, accepted: Collection[str], *, held_bytes: int | 
     if "cgroup-pids" in accepted:
         wanted[resource.RLIMIT_NPROC] = limits.pids
     if "cgroup-memory" in accepted:
-        held = address_space_bytes() if held_bytes is None else held_bytes
-        wanted[resource.RLIMIT_AS] = held + limits.memory_bytes
+        wanted[resource.RLIMIT_AS] = address_space_bytes() + limits.memory_bytes
     for kind, value in wanted.items():
         _, hard = resource.getrlimit(kind)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
