@@ -135,8 +135,8 @@ def _join_plain(reference: Mapping[str, Any]) -> None:
     _enter_own_user_namespace(proc)
     os.close(proc)
     limits = Limits.from_dict(reference["tester_limits"])
-    # Not its address space: Envoy, which checks of the mesh start, reserves more than it ever takes. What each
-    # process takes is limited as data, see forkserver.
+    # Not its address space: Envoy, which checks of the mesh start, reserves more than it ever takes. What a
+    # process takes is limited as data, by forkserver.
     confinement.set_rlimits(limits, {"cgroup-pids"})
     confinement.become_tester()
     confinement.set_environment_of_tester("student")
