@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import papermill
@@ -24,6 +27,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 WORKERS = 2
+FONTS = Path(sys.prefix, "var/matplotlib")  # a list that matplotlib makes loudly where there is none
 PAPERMILL_MARK = "papermill-error-cell-tag"
 
 
@@ -55,17 +59,29 @@ def unannounced_error(notebook: NotebookNode) -> str:
     return ""
 
 
+def own_places(notebook: NotebookNode, results: Path) -> dict[str, str]:
+    """Return where IPython and matplotlib put files of their own in an ordinary kernel, which writes at home.
+
+    What a private kernel writes there is gone with it, and it has a font cache that was made ahead."""
+    if notebook.metadata.kernelspec.name == "cnlab":
+        return {}
+    return {name: str(results / name.lower()) for name in ("IPYTHONDIR", "MPLCONFIGDIR")}
+
+
 def run(path: Path, result: Path, directory: Path) -> dict[str, object]:
     """Run one notebook in `directory` and write it with its outputs, and nothing else new, to `result`."""
+    notebook = nbformat.read(path, as_version=4)
     started = time.monotonic()
-    with contextlib.suppress(PapermillExecutionError):  # raised for announced errors too: judged below
+    with (
+        mock.patch.dict(os.environ, own_places(notebook, result.parents[1])),
+        contextlib.suppress(PapermillExecutionError),  # raised for announced errors too: judged below
+    ):
         papermill.execute_notebook(
             path, result, cwd=directory, progress_bar=False, execution_timeout=60, coalesce_streams=True
         )
     seconds = time.monotonic() - started
     executed = nbformat.read(result, as_version=4)
     executed.cells = [cell for cell in executed.cells if PAPERMILL_MARK not in tags(cell)]
-    notebook = nbformat.read(path, as_version=4)
     for cell, executed_cell in zip(notebook.cells, executed.cells, strict=True):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = executed_cell.outputs, executed_cell.execution_count
@@ -83,6 +99,8 @@ def main(results: Path, paths: list[Path]) -> list[dict[str, object]]:
     """Run all notebooks as they are, then all of them solved; keep the first outputs for the book."""
     for name in ("as-it-is", "solved", "solutions"):
         (results / name).mkdir(parents=True)
+    if FONTS.is_dir():
+        shutil.copytree(FONTS, results / "mplconfigdir")
     for path in paths:
         nbformat.write(solve(nbformat.read(path, as_version=4)), results / "solutions" / path.name)
     jobs = [(path, results / "as-it-is" / path.name, path.parent) for path in paths]
