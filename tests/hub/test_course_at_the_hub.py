@@ -18,7 +18,7 @@ from leftovers import control_groups
 from cnlab.clock import wait_until
 from cnlab.grading.steps.arrivals import TIMESTAMP, arrivals
 
-pytestmark = [pytest.mark.browser, pytest.mark.needs_root, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.browser, pytest.mark.needs_root, pytest.mark.slow, pytest.mark.timeout(400)]
 
 PLAY = Path(__file__).with_name("play_course.mjs")
 DUE = "2099-11-29T23:59"
@@ -76,7 +76,7 @@ def seen(hub: Hub):
         seen["collected"] = play.next("collected")
         play.go_on()
         play.next("autograding")
-        wait_until(lambda: scores(hub), timeout_s=25, what="grades in the gradebook")
+        wait_until(lambda: scores(hub), timeout_s=60, what="grades in the gradebook")
         seen["scores"] = scores(hub)
         play.go_on()
         for act in ("handed-back", "read"):
