@@ -7,6 +7,8 @@
 The mesh holds what is wanted, as the Kubernetes API would, and sends all of it to the control plane whenever
 it changes. Everything runs unprivileged on loopback addresses of its own, and ends with the block. An app can
 be reached beside its sidecar by whoever knows its port: nothing redirects packets here; see `interception`.
+Other users of the machine reach apps too, with all that makes them sick, read metrics, and send requests
+through a sidecar as its service. Keys, configuration, logs and traces go over UNIX sockets, not to them.
 """
 
 from __future__ import annotations
