@@ -95,7 +95,7 @@ class Record:
         return self.status >= 500 or self.status == 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data; `dataclasses.asdict` would take ten times as long, and there are many."""
+        """Return it as plain data; `dataclasses.asdict` takes several times as long, and there are many."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
