@@ -11,7 +11,11 @@
 A wrong argument is an `InvalidValue`, found before anything is sent.
 """
 
+import re
+
 from cnlab.errors import CnlabError
+
+_CONSTRAINT = re.compile(r"Proto constraint validation failed \((.*)\)")
 
 
 class MeshError(CnlabError):
@@ -19,17 +23,35 @@ class MeshError(CnlabError):
 
 
 class Rejected(MeshError):  # noqa: N818 - reads as the claim it makes
-    """A proxy refused what it was sent: `node`, the `resource` it names, its own words, and our `cause`."""
+    """A proxy refused what it was sent.
+
+    Attributes:
+        node: whose proxy it is.
+        type_name: of the resources, such as "RDS".
+        words: all that Envoy said; a dump of the whole resource may be among it.
+        reason: what of that says why, in one line.
+        cause: the call of ours that it comes from.
+        resource: the names of all resources that were sent together; only `words` may tell which one it was.
+    """
 
     def __init__(self, node: str, type_name: str, words: str, *, cause: str = "", resource: str = "") -> None:
-        said = " ".join(words.split())
-        super().__init__(f"{cause or type_name}: Envoy of {node} refused the {type_name} update: {said}")
+        reason = _reason(words)
+        super().__init__(f"{cause or type_name}: Envoy of {node} refused the {type_name} update: {reason}")
         self.node = node
         self.type_name = type_name
         self.words = words
+        self.reason = reason
         self.cause = cause
         self.resource = resource
         self.add_note("Hint: the configuration before it is still serving; this change has been taken back")
+
+
+def _reason(words: str) -> str:
+    """Leave out the dump of the resource, and of a chain of messages all but the innermost."""
+    after_dump = words.rpartition("\n}\n: ")[2]
+    broken = _CONSTRAINT.findall(after_dump)
+    chain = broken[-1] if broken else after_dump
+    return " ".join(chain.rpartition(" | caused by ")[2].split())
 
 
 class NotAccepted(MeshError):  # noqa: N818

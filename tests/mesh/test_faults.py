@@ -76,6 +76,16 @@ def test_refused_route_is_named_with_envoys_words_and_the_old_one_serves(mesh):
     assert "reviews-v2" == reviews(mesh)
 
 
+def test_refusal_of_a_value_is_one_line_without_the_resource(mesh):
+    """Envoy prints the whole route configuration before it comes to the point."""
+    with pytest.raises(Rejected) as caught:
+        mesh.route("reviews", retries={"num_retries": 1, "retry_back_off": {"base_interval": "0s"}})
+
+    expected = "RDS update: RetryBackOffValidationError.BaseInterval: value must be greater than 0s"
+    assert str(caught.value).endswith(expected)
+    assert "virtual_hosts" in caught.value.words
+
+
 def test_refused_change_is_taken_back_everywhere(mesh):
     """The mesh wants again what it wanted before, and the next change does not stumble over it."""
     before = mesh.configuration
@@ -91,11 +101,13 @@ def test_refused_change_is_taken_back_everywhere(mesh):
 
 def test_refusal_stands_in_the_log_of_answers(mesh):
     """All sidecars refused the same thing."""
+    before = len(mesh.nacks)
     with pytest.raises(Rejected):
         mesh.route("reviews", **UNCLOSED)
 
-    assert {one.name for one in mesh.instances} <= {nack.node for nack in mesh.nacks}
-    assert {"missing ): /(unclosed"} == {nack.error for nack in mesh.nacks}
+    new = mesh.nacks[before:]
+    assert {one.name for one in mesh.instances} <= {nack.node for nack in new}
+    assert {"missing ): /(unclosed"} == {nack.error for nack in new}
 
 
 def test_nobody_waits_for_a_refusal_who_does_not_ask_to(mesh):
