@@ -26,6 +26,11 @@ _PATH_WORDS = ("prefix", "path", "safe_regex")
 _MATCH_WORDS = (*_PATH_WORDS, "method", "headers", "source")
 _HEADER_WORDS = ("exact", "prefix", "suffix", "contains", "regex", "present")
 _FAULT_WORDS = {"delay": ("fixed_delay", "percentage"), "abort": ("http_status", "percentage")}
+_RULE_WORDS = {
+    "rewrite": ("prefix", "authority"),
+    "redirect": ("path", "prefix", "host", "code"),
+    "direct_response": ("status", "body"),
+}
 _CLUSTER_WORDS = (
     "circuit_breakers",
     "outlier_detection",
@@ -274,6 +279,8 @@ class Configuration:
             given["weights"] = {}
         if "timeout" in given:
             _duration(f"route({service})", "timeout", given["timeout"])
+        for word, parts in _RULE_WORDS.items():
+            _only(f"route({service}), {word}", given.get(word, {}), parts)
         if "mirror" in given:
             given["mirror"] = self._mirror(target, given["mirror"])
         if "fault" in given:

@@ -99,6 +99,18 @@ WRONG = {
         "route(reviews), match: unknown word 'header'; the words are prefix, path, safe_regex, "
         "method, headers, source",
     ),
+    "an unknown word of a rewrite": (
+        lambda: SHOP.route("reviews", rewrite={"path": "/x"}),
+        "route(reviews), rewrite: unknown word 'path'; the words are prefix, authority",
+    ),
+    "an unknown word of a redirect": (
+        lambda: SHOP.route("reviews", redirect={"uri": "/x"}),
+        "route(reviews), redirect: unknown word 'uri'; the words are path, prefix, host, code",
+    ),
+    "an unknown word of a direct response": (
+        lambda: SHOP.route("reviews", direct_response={"text": "x"}),
+        "route(reviews), direct_response: unknown word 'text'; the words are status, body",
+    ),
     "a header that is no header": (
         lambda: SHOP.route("reviews", match={"headers": {"end user": "jason"}}, to="v1"),
         "route(reviews), match: 'end user' is no name of a header",
