@@ -14,8 +14,10 @@ through a sidecar as its service. Keys, configuration, logs and traces go over U
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
@@ -550,16 +552,33 @@ class Mesh:
         return reports.traces(self.control_plane)
 
     def golden_signals(self, window_s: float | None = None) -> dict[str, Signals]:
-        """Return traffic, errors, latency and saturation of each service, as sidecars have reported."""
+        """Return traffic, errors, latency and saturation of each service, as sidecars have reported.
+
+        Args:
+            window_s: how far to look back; without it, as far as the access log goes. Saturation is of now.
+        """
         from cnlab.mesh import telemetry
 
-        return telemetry.golden_signals(self.access_log(), window_s=window_s)
+        records = self._records_of_last(window_s)
+        return telemetry.golden_signals(records, window_s=window_s, saturation=self._in_flight())
 
     def edges(self, window_s: float | None = None) -> list[Edge]:
-        """Return who has called whom, how often, and with what success."""
+        """Return who has called whom, how often, and with what success; `window_s` as above."""
         from cnlab.mesh import telemetry
 
-        return telemetry.edges(self.access_log(), window_s=window_s)
+        return telemetry.edges(self._records_of_last(window_s), window_s=window_s)
+
+    def _records_of_last(self, window_s: float | None) -> list[Record]:
+        return self.access_log(since=0 if window_s is None else time.time() - window_s)
+
+    def _in_flight(self) -> Counter[str]:
+        """Return how many requests each service has received and not answered, as its sidecars count."""
+        waiting: Counter[str] = Counter()
+        for instance in self.instances:
+            with contextlib.suppress(ProgramEnded, OSError, HTTPException):  # it is not there to be asked
+                stats = instance.sidecar.stats(r"^http\.inbound\.downstream_rq_active$")
+                waiting[instance.service] += sum(stats.values())
+        return waiting
 
 
 def _require(proxy: Proxy) -> None:

@@ -187,9 +187,11 @@ def golden_signals(
         if record.reporter == DESTINATION:
             by_service[record.destination].append(record)
     window_s = window_s or _extent_s(record for group in by_service.values() for record in group)
+    in_flight = saturation or {}
+    busy = {service for service, requests in in_flight.items() if requests}  # some have answered nothing yet
     return {
-        service: _signals(group, window_s, (saturation or {}).get(service, 0))
-        for service, group in sorted(by_service.items())
+        service: _signals(by_service[service], window_s, in_flight.get(service, 0))
+        for service in sorted(by_service.keys() | busy)
     }
 
 

@@ -331,6 +331,30 @@ def test_access_log_tells_both_ends_of_a_call(mesh):
     )
 
 
+def test_saturation_is_what_waits_for_an_answer(mesh):
+    """The one golden signal that no log of finished requests has."""
+
+    def in_flight():
+        signals = mesh.golden_signals()
+        return signals["ratings"].saturation if "ratings" in signals else 0
+
+    mesh.slow("ratings", seconds=1)
+    address, host = mesh._way("ratings", "reviews")
+    with loading(f"http://{address}{PATHS['ratings']}", concurrency=3, headers={"host": host}):
+        wait_until(lambda: in_flight() == 3, timeout_s=5, what="3 in flight")
+
+    wait_until(lambda: in_flight() == 0, timeout_s=5, what="none in flight")
+
+
+def test_window_leaves_out_what_was_before_it(mesh):
+    """Else the requests of the last hour would be those "of the last second"."""
+    ask(mesh, "ratings", from_="reviews")
+    wait_until(lambda: mesh.edges() and "ratings" in mesh.golden_signals(), timeout_s=5)
+
+    assert "ratings" not in mesh.golden_signals(window_s=0.001)
+    assert [] == mesh.edges(window_s=0.001)
+
+
 def test_trace_goes_through_all_services(mesh):
     """Apps pass on one header, sidecars do the rest."""
     before = {trace.trace_id for trace in mesh.traces()}

@@ -94,6 +94,13 @@ def test_saturation_comes_from_elsewhere():
     assert 7 == golden_signals([record()], saturation={"ratings": 7})["ratings"].saturation
 
 
+def test_service_that_answers_nobody_is_saturated():
+    """It has not finished a request, so the log knows nothing of the service that needs help most."""
+    signals = golden_signals([], saturation={"ratings": 7, "details": 0})
+
+    assert {"ratings": (0, 7)} == {name: (one.requests, one.saturation) for name, one in signals.items()}
+
+
 def test_edges_are_those_that_callers_sidecars_saw():
     """A request that never arrived is an error of the edge, and known to its caller only."""
     records = [
