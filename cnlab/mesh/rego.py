@@ -6,34 +6,34 @@ denies, like false, like any other value, and like an error. In one point we are
 built-in function that fails makes its expression undefined, so that ``not`` turns the failure into a yes:
 here a failure denies.
 
-See: Open Policy Agent, "Policy Language"; the evaluator is rego-cpp, by its Python binding ``regopy``.
+The evaluator (`rego_evaluator`) is loaded with the first policy, for it needs very much address space.
+
+See: Open Policy Agent, "Policy Language".
 """
 
 from __future__ import annotations
 
-import re
+import mmap
+import sys
 import weakref
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from regopy import Interpreter, RegoError
-from regopy.rego_shared import LogLevel, NodeKind, rego_node_value
+from cnlab.errors import InvalidValue, MissingFeature
 
-from cnlab.errors import InvalidValue
+if TYPE_CHECKING:
+    from regopy import Interpreter
 
 PACKAGE = "mesh"
-# x := …, because regopy answers "undefined" where a bare query's value is false
-QUERY = f"x := data.{PACKAGE}.allow"
-_PACKAGE_LINE = re.compile(r"^[ \t]*package[ \t]+(\S+)", re.MULTILINE)
-_PARSER_ERROR = re.compile(r"\(error \d+:[^|]*\|(\d+)\|\d+\s+\(errormsg \d+:([^\n]*?)\)\n")
-_EVALUATOR_ERROR = re.compile(r"\(errormsg \d+:([^\n]*?)\)\n")
 TIMEOUT_S = 0.4
 """Shorter than a sidecar waits for us."""
 _WRONG_IN_ITSELF = ("Function not found", "Recursion detected", "Multiple default rules")
 """What the evaluator finds only when it runs, though it is wrong with any input."""
+_RESERVED_BYTES = (1 << 38) + (1 << 26)  # 256 GiB for the tables of its allocator (snmalloc), and the library
+_MAP_NORESERVE = 0x4000  # mmap.MAP_NORESERVE from Python 3.13 on
 
 
 class InvalidRego(InvalidValue):
@@ -64,24 +64,21 @@ class RegoPolicy:
 
         Raises:
             InvalidRego: it does not parse, is of another package, or is wrong whatever the input.
+            MissingFeature: the evaluator cannot run in this process.
         """
+        require_address_space()
+        from cnlab.mesh.rego_evaluator import read
+
         self.name, self.source = name, source
-        interpreter = Interpreter()
-        interpreter.log_level = LogLevel.NONE  # else it writes to the process's standard output
-        interpreter.strict_built_in_errors = True
-        try:
-            interpreter.add_module(name, source)
-        except RegoError as error:
-            raise _not_parsed(name, source, str(error)) from None
-        package = _PACKAGE_LINE.search(source)
-        if package is None or package.group(1) != PACKAGE:
-            found = package.group(1) if package else "none"
-            raise InvalidRego(f"policy {name!r}: its package is {found}; write 'package {PACKAGE}'")
+        interpreter = read(name, source)
         self._questions: _Questions = SimpleQueue()
         weakref.finalize(self, self._questions.put, None)
         Thread(target=_answer, args=(interpreter, self._questions), name=f"rego {name}", daemon=True).start()
         trial = self.decide({})
-        if trial is TOO_SLOW or trial.reason.startswith(_WRONG_IN_ITSELF):
+        if trial is TOO_SLOW:
+            goes_on = "what was begun takes a processor until mesh.control_plane.restart()"
+            raise InvalidRego(f"policy {name!r}: {trial.reason}, whatever the request; {goes_on}")
+        if trial.reason.startswith(_WRONG_IN_ITSELF):
             raise InvalidRego(f"policy {name!r}: {trial.reason}, whatever the request")
 
     def ask(self, document: dict[str, Any]) -> Future[Verdict]:
@@ -104,43 +101,29 @@ _Questions = SimpleQueue[tuple[Future[Verdict], dict[str, Any]] | None]
 
 
 def _answer(interpreter: Interpreter, questions: _Questions) -> None:
+    from cnlab.mesh.rego_evaluator import evaluate
+
     while question := questions.get():
         verdict, document = question
         if verdict.set_running_or_notify_cancel():
-            verdict.set_result(_evaluate(interpreter, document))
+            verdict.set_result(evaluate(interpreter, document))
 
 
-def _evaluate(interpreter: Interpreter, document: dict[str, Any]) -> Verdict:
+def require_address_space() -> None:
+    """Find out whether the evaluator can be loaded: where it cannot, its allocator ends the whole process.
+
+    Raises:
+        MissingFeature: a limit of this process, as of ``ulimit -v``, is in the way.
+    """
+    if "regopy" in sys.modules:
+        return
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     try:
-        interpreter.set_input(document)
-        output = interpreter.query(QUERY)
-    except (RegoError, TypeError, ValueError) as error:  # ValueError: regopy takes some errors for JSON
-        words = _EVALUATOR_ERROR.search(getattr(error, "doc", "") or str(error))
-        return Verdict(False, words.group(1) if words else " ".join(str(error).split()), is_error=True)
-    if not output.ok():
-        return Verdict(False, _words_of(output.node()) or "evaluation failed", is_error=True)
-    bindings = output.results[0].bindings if output.results else {}
-    if "x" not in bindings:
-        return Verdict(False, "allow is undefined")
-    value = bindings["x"]
-    if isinstance(value, bool):
-        return Verdict(value, f"allow is {str(value).lower()}")
-    return Verdict(False, f"allow is {type(value).__name__} {value!r}, not true")
-
-
-def _not_parsed(name: str, source: str, output: str) -> InvalidRego:
-    """Turn the parser's tree of errors into one line; it counts bytes, people count lines."""
-    match = _PARSER_ERROR.search(output)
-    if match is None:
-        return InvalidRego(f"policy {name!r}: {' '.join(output.split())[:200]}")
-    before = source.encode()[: int(match.group(1))]
-    number = before.count(b"\n") + 1
-    line = source.splitlines()[number - 1].strip() if source.strip() else ""
-    return InvalidRego(f"policy {name!r}, line {number}: {match.group(2)}: {line}")
-
-
-def _words_of(node: Any) -> str:
-    """Find the message in the tree that stands for an error."""
-    if node.kind == NodeKind.ErrorMessage:
-        return str(rego_node_value(node._impl))  # Node.value has only values of Rego
-    return next(filter(None, (_words_of(node.at(index)) for index in range(len(node)))), "")
+        attempt = mmap.mmap(-1, _RESERVED_BYTES, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError:
+        raise MissingFeature(
+            "Rego",
+            "its evaluator reserves 256 GiB of addresses (no memory), and a limit of this process is below",
+            hint="ulimit -v and ulimit -d show the limits",
+        ) from None
+    attempt.close()

@@ -1,5 +1,8 @@
 """Rego as Open Policy Agent defines it, decided by a kept evaluator; what is not a plain yes is a no."""
 
+import subprocess
+import sys
+
 import pytest
 
 from cnlab.errors import InvalidValue
@@ -92,10 +95,11 @@ def test_what_can_never_work_is_refused_with_line_and_words(case, capfd):
 
 
 def test_policy_that_takes_for_ever_is_refused():
-    """No request could ever wait for it."""
+    """No request could ever wait for it, and nobody can stop what was begun: that is said too."""
     pairs = "some a in numbers.range(1, 1000)\n\tsome b in numbers.range(1, 1000)"
     with pytest.raises(
-        InvalidRego, match=r"policy 'ratings': no verdict within 0\.4 s, whatever the request"
+        InvalidRego,
+        match=r"policy 'ratings': no verdict within 0\.4 s, whatever the request; .*control_plane\.restart",
     ):
         RegoPolicy("ratings", f"package mesh\nallow if {{\n\t{pairs}\n\ta + b == 0\n}}")
 
@@ -113,3 +117,19 @@ def test_policy_is_asked_again_and_again():
 
     assert [True, False, True] == verdicts
     assert not policy.decide({}).is_allowed
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_process_with_a_limit_does_without_policies_and_says_why(limit):
+    """The evaluator's allocator would abort it: a control plane under ``ulimit -v`` could not even start."""
+    program = (
+        f"import resource; resource.setrlimit(resource.{limit}, (2 << 30, 2 << 30))\n"
+        "from cnlab.errors import MissingFeature\n"
+        "from cnlab.mesh.policy import Authorizer\n"
+        "try: Authorizer().set('ratings', 'package mesh\\nallow := true')\n"
+        "except MissingFeature as error: print(error)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (0, "") == (ended.returncode, ended.stderr)
+    assert ended.stdout.startswith("Rego: its evaluator reserves 256 GiB of addresses")
