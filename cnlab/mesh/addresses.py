@@ -20,6 +20,7 @@ from cnlab.mesh.errors import MeshError, PortTaken
 
 _ATTEMPTS = 50
 _FIRST_INSTANCE, _LAST_INSTANCE = 10, 254
+_EVERY_ADDRESS = "0.0.0.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,8 @@ def reserve(ports: Ports, *, choose: random.Random | None = None) -> Iterator[Su
             except OSError:
                 continue
             for word, port in ports.as_dict().items():
-                check_free(f"{network}.{_LAST_INSTANCE}", port, word)
+                if not _is_free(f"{network}.{_LAST_INSTANCE}", port):  # only who is everywhere is there too
+                    raise PortTaken(_EVERY_ADDRESS, port, word)
             yield Subnet(network)
             return
     raise MeshError(f"no free /24 in 127.0.0.0/8 found in {_ATTEMPTS} attempts")
@@ -132,9 +134,15 @@ def check_free(address: str, port: int, word: str) -> None:
     Raises:
         PortTaken: somebody does already; `word` says what the mesh needs the port for.
     """
+    if not _is_free(address, port):
+        raise PortTaken(address, port, word)
+
+
+def _is_free(address: str, port: int) -> bool:
     with socket.socket() as attempt:
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             attempt.bind((address, port))
         except OSError:
-            raise PortTaken(address, port, word) from None
+            return False
+    return True

@@ -259,7 +259,7 @@ def test_mesh_that_cannot_begin_leaves_nothing():
     before = children()
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(PortTaken, match=f":{port} is taken, the mesh needs it as 'inbound'"):
+        with pytest.raises(PortTaken, match=f"0.0.0.0:{port} is taken, the mesh needs it as 'inbound'"):
             Mesh(bookinfo(), ports=Ports(inbound=port)).__enter__()
 
     assert before == children()
