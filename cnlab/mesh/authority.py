@@ -171,10 +171,6 @@ class Identities:
         """Return when the next certificate will be due, in seconds since the epoch."""
         return min((renew_at for renew_at, _ in self._svids.values()), default=None)
 
-    def retain(self, services: set[str]) -> None:
-        """Forget the certificates of services that are no more."""
-        self._svids = {name: entry for name, entry in self._svids.items() if name in services}
-
 
 def _make_root(now: float) -> _Root:
     """Return a key and its own certificate: an authority for one trust domain, and for leaves only."""

@@ -37,10 +37,6 @@ class Sample:
     labels: Mapping[str, str]
     value: float
 
-    def with_labels(self, more: Mapping[str, str]) -> "Sample":
-        """Return the sample with the labels of the target that it came from; those win, as in Prometheus."""
-        return Sample(self.name, {**self.labels, **more}, self.value)
-
 
 @dataclass(frozen=True, slots=True)
 class Signals:

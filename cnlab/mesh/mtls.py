@@ -51,18 +51,17 @@ def upstream_tls(services: Iterable[str], sds_config: Json) -> Json:
     )
 
 
-def downstream_tls(sds_config: Json, *, services: Iterable[str] = ()) -> Json:
+def downstream_tls(sds_config: Json) -> Json:
     """Return the transport socket of a listener: a client certificate of the trust domain must be shown.
 
-    Which service may do what is decided by policies; `services` narrows it to these all the same.
+    Which service may do what is decided by policies.
     """
-    accepted = [{"exact": spiffe_id(service)} for service in services]
     everybody = [{"prefix": f"spiffe://{TRUST_DOMAIN}/"}]
     return extension(
         "envoy.transport_sockets.tls",
         f"{_TLS}.DownstreamTlsContext",
         require_client_certificate=True,
-        common_tls_context=_common_tls_context(accepted or everybody, sds_config),
+        common_tls_context=_common_tls_context(everybody, sds_config),
     )
 
 

@@ -201,16 +201,6 @@ def test_rotation_now_replaces_all_certificates(now, authority):
     assert not set(before.values()) & set(after.values())
 
 
-def test_service_that_is_gone_is_not_renewed(now, authority):
-    """The list of identities does not grow with every service there ever was."""
-    identities = Identities(authority, ttl_s=60, now=now)
-    identities.svid("reviews"), identities.svid("ratings")
-    identities.retain({"ratings"})
-    now.seconds += 60
-
-    assert ["ratings"] == identities.renew_due()
-
-
 @pytest.mark.parametrize("renew_at", [0, 1, -1, 2])
 def test_renewal_must_come_within_the_life(authority, renew_at):
     """At 1 it would come when the certificate has ended."""

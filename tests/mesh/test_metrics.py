@@ -91,8 +91,10 @@ def test_signals_of_a_service_are_those_of_all_its_sidecars():
 
 def test_edge_has_caller_from_the_scrape_and_called_from_the_cluster():
     """The caller's sidecar says whom it called: the only place that knows both."""
-    samples = [sample.with_labels({"service": "productpage"}) for sample in parse_exposition(ENVOYS)]
-
+    samples = [
+        Sample(one.name, {**one.labels, "service": "productpage"}, one.value)
+        for one in parse_exposition(ENVOYS)
+    ]
     (edge,) = edges([], samples, seconds=1)
 
     assert ("productpage", "reviews", 21, 1) == (edge.source, edge.destination, edge.requests, edge.errors)
