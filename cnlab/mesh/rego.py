@@ -123,7 +123,6 @@ def require_address_space() -> None:
     except OSError:
         raise MissingFeature(
             "Rego",
-            "its evaluator reserves 256 GiB of addresses (no memory), and a limit of this process is below",
-            hint="ulimit -v and ulimit -d show the limits",
+            "its evaluator reserves 256 GiB of addresses (no memory); see ulimit -v and -d of this process",
         ) from None
     attempt.close()
