@@ -337,16 +337,16 @@ def inbound_routes(service: str, configuration: Configuration) -> Json:
     to_app = resources.route(f"inbound|{configuration.port}||", timeout="0s")  # the caller's route has one
     if settings.rate_limit:
         to_app["route"]["rate_limits"] = quota.rate_limits(service, quota.Limit(**settings.rate_limit))
-    enabled = _enabled_filters(service, settings)
+    enabled = _enabled_filters(service, settings, configuration.port)
     if enabled:
         to_app["typed_per_filter_config"] = enabled
     return resources.route_configuration(INBOUND, [resources.virtual_host(INBOUND, ["*"], [to_app])])
 
 
-def _enabled_filters(service: str, settings: Settings) -> Json:
+def _enabled_filters(service: str, settings: Settings, port: int) -> Json:
     enabled: Json = {}
     if settings.rbac:
-        enabled |= rbac.rbac_per_route(list(settings.rbac), service)
+        enabled |= rbac.rbac_per_route(list(settings.rbac), service, port=port)
     if settings.rego:
         enabled[policy.FILTER] = policy.ext_authz_per_route(service)
     if settings.local_rate_limit:

@@ -1,8 +1,10 @@
 """Envoy's resources, made of what people want: pure, so compared as dicts."""
 
+from dataclasses import replace
+
 import pytest
 
-from cnlab.mesh import traffic
+from cnlab.mesh import rbac, traffic
 from cnlab.mesh.bootstrap import CONTROL_PLANE
 from cnlab.mesh.configuration import GATEWAY, Configuration, Workload
 from cnlab.mesh.desired import stages
@@ -198,3 +200,14 @@ def test_service_accepts_both_while_callers_change_to_plain_text():
     assert [("permissive", True), ("permissive", False), ("disable", False)] == [
         (step.mtls_of("reviews"), step.is_tls_to("reviews")) for step in steps
     ]
+
+
+def test_policy_by_port_means_the_mesh_own_port():
+    """A DENY for port 8000 that is compared with 9080 never holds: everybody would come in."""
+    spec = {"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["8000"]}}]}]}
+    manifest = {"kind": "AuthorizationPolicy", "metadata": {"name": "closed"}, "spec": spec}
+    shop = replace(SHOP, port=8000).policy("reviews", rbac=[manifest])
+    enabled = inbound_route(shop)["typed_per_filter_config"]
+
+    assert rbac.rbac_per_route([manifest], "reviews", port=8000) == enabled
+    assert rbac.rbac_per_route([manifest], "reviews", port=9080) != enabled
