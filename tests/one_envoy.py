@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from cnlab.mesh import resources, telemetry, tracing
+from cnlab.mesh import instance, resources, telemetry, tracing
 from cnlab.mesh.identity import Svid
 from cnlab.mesh.mtls import sds_secrets
 from cnlab.mesh.proxy import Proxy
@@ -204,7 +204,7 @@ def two_sidecars(app: int, services: int) -> Iterator[tuple[Sidecar, Sidecar]]:
         chain = {"filters": [manager(name, routes, FILTERS, **words)]}
         return listener(name, [chain], **fields)
 
-    runtime = {"layered_runtime": tracing.bootstrap_runtime(flush_interval_s=0.05)}
+    runtime = {"layered_runtime": instance.report_spans_soon(flush_interval_s=0.05)}
     inbound = reporting(
         "inbound", "ratings", "destination", [resources.route("app")], traffic_direction="INBOUND"
     )

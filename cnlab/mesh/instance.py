@@ -102,7 +102,11 @@ class Instance:
 def proxy(node: str, service: str, place: Place, settings: ControlPlaneSettings, directory: Path) -> Proxy:
     """Return the proxy of a node, not started: it knows who it is, and where the control plane is."""
     control_plane, admin = settings.xds_socket, directory / f"{node}.sock"
-    words = {"layered_runtime": _runtime(), "stats_config": _histograms(), "stats_flush_interval": "0.5s"}
+    words = {
+        "layered_runtime": report_spans_soon(),
+        "stats_config": _histograms(),
+        "stats_flush_interval": "0.5s",
+    }
     if settings.discovery == "files":
         files = Path(settings.directory) / "xds" / node
         clusters = {"clusters": [grpc_cluster(CONTROL_PLANE, control_plane)]}
@@ -115,10 +119,13 @@ def proxy(node: str, service: str, place: Place, settings: ControlPlaneSettings,
     return Proxy(node, made, directory, enter=place.enter)
 
 
-def _runtime() -> Json:
-    """Let spans go out soon after they have ended, not in batches after five seconds."""
-    soon = {"tracing.opentelemetry.flush_interval_ms": 200, "tracing.opentelemetry.min_flush_spans": 1}
-    return {"layers": [{"name": "tracing", "static_layer": soon}]}
+def report_spans_soon(*, flush_interval_s: float = 0.2) -> Json:
+    """Return a bootstrap's ``layered_runtime``: spans go out soon, not after five of them or five seconds."""
+    keys = {
+        "tracing.opentelemetry.flush_interval_ms": round(flush_interval_s * 1000),
+        "tracing.opentelemetry.min_flush_spans": 1,
+    }
+    return {"layers": [{"name": "tracing", "static_layer": keys}]}
 
 
 def _histograms() -> Json:

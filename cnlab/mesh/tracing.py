@@ -1,7 +1,7 @@
 """Spans by OTLP: sidecars report each request that passes, and a store keeps the last of them.
 
 A sidecar makes a span, tells in a header whose child the next one is, and reports out of band, a few hundred
-milliseconds after the fact (Envoy's own habit is five seconds; see `bootstrap_runtime`).
+milliseconds after the fact (Envoy's own habit is five seconds; see `instance`).
 
 See: OpenTelemetry protocol (OTLP) 1.x, ``trace_service.proto``; Envoy, "Tracing".
 """
@@ -22,7 +22,7 @@ from cnlab.mesh.traces import Span, Trace
 SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 MAX_SPANS = 1000
 """A trace keeps so many spans; a loop of calls could grow one for ever."""
-__all__ = ["Span", "Trace", "TraceStore", "bootstrap_runtime", "read_spans", "tracer"]
+__all__ = ["Span", "Trace", "TraceStore", "read_spans", "tracer"]
 _SPANS_FIELD = 2  # scope_spans, that older files call instrumentation_library_spans
 
 
@@ -105,15 +105,6 @@ def tracer(service: str, cluster: str, *, sampling: float = 100.0) -> Json:
             grpc_service=reports_to,
         ),
     }
-
-
-def bootstrap_runtime(*, flush_interval_s: float = 0.2) -> Json:
-    """Return a bootstrap's ``layered_runtime``: report spans soon, not after five of them or five seconds."""
-    keys = {
-        "tracing.opentelemetry.flush_interval_ms": round(flush_interval_s * 1000),
-        "tracing.opentelemetry.min_flush_spans": 1,
-    }
-    return {"layers": [{"name": "tracing", "static_layer": keys}]}
 
 
 def _read_span(span: trace_pb2.Span, service: str) -> Span:
