@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from cnlab.errors import CnlabError
@@ -29,6 +30,12 @@ PARTS = {  # of the control plane, in 2018's words: their colour and what they s
     "Auth": (PURPLE, "tls certs"),
     "Mixer": (ORANGE, "policy check, telemetry reports"),
 }
+_LEGEND = {
+    "Pilot": "configuration",
+    "Auth": "certificates",
+    "Mixer": "telemetry, out of band; policy checks, while a request waits",
+}
+_STYLES = {"Mixer": "--"}  # of lines that bring no configuration
 TYPES = ("CDS", "EDS", "LDS", "RDS", "SDS")
 _STATIC_NOTE = "In a running notebook, buttons send requests and kill and restart the control plane."
 _POD, _GAP, _GUTTER = 1.16, 0.13, 0.2
@@ -45,7 +52,7 @@ class Pod:
     is_running: bool = True  # the sidecar
     has_stream: bool = True  # to the control plane
     versions: Mapping[str, str] = field(default_factory=dict)  # by type of resource, as acknowledged
-    nacks: int = 0
+    nacks: int = 0  # refusals that stand: of what it is offered now
 
     @property
     def is_gateway(self) -> bool:
@@ -70,24 +77,23 @@ def read_mesh(mesh: Any) -> MeshFacts:
     """Ask a `cnlab.mesh.mesh.Mesh` for what can be drawn of it; also without a control plane."""
     proxies = {mesh.gateway.name: mesh.gateway, **mesh.sidecars}
     owners = {instance.address: instance.name for instance in mesh.instances}
-    versions, nacks = mesh.versions, _rejected(mesh)
+    versions, nacks = mesh.versions, _refused(mesh)
     calls: dict[tuple[str, str], int] = {}
     pods = {}
     labels = {instance.name: (instance.service, instance.version) for instance in mesh.instances}
     for name, proxy in proxies.items():
-        is_running = bool(proxy.is_running)
+        told = _ask(proxy)
         service, version = labels.get(name, (name, ""))
-        stats = proxy.stats("control_plane.connected_state") if is_running else {}
         pods[name] = Pod(
             name,
             service,
             version,
-            is_running=is_running,
-            has_stream=bool(stats.get("control_plane.connected_state")),
+            is_running=told is not None,
+            has_stream=told is not None and told.has_stream,
             versions={kind: str(version) for kind, version in versions.get(name, {}).items()},
-            nacks=nacks.count(name),
+            nacks=nacks.get(name, 0),
         )
-        for address, count in requests_by_host(proxy.clusters() if is_running else []).items():
+        for address, count in told.requests.items() if told else ():
             if count and address in owners:
                 calls[name, owners[address]] = count
     is_up = mesh.control_plane.is_running
@@ -96,11 +102,32 @@ def read_mesh(mesh: Any) -> MeshFacts:
     return MeshFacts(mesh.control_plane.pid if is_up else None, tuple(arranged), calls)
 
 
-def _rejected(mesh: Any) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a proxy says of itself: whether it has a stream, and whom it has called, by address."""
+
+    has_stream: bool
+    requests: Mapping[str, int]
+
+
+def _ask(proxy: Any) -> _Told | None:
+    """Return None if it is not there, or goes while it is asked."""
+    if not proxy.is_running:
+        return None
     try:
-        return [nack.node for nack in mesh.nacks]
+        stats = proxy.stats("control_plane.connected_state")
+        return _Told(bool(stats.get("control_plane.connected_state")), requests_by_host(proxy.clusters()))
+    except (CnlabError, OSError, HTTPException):
+        return None
+
+
+def _refused(mesh: Any) -> dict[str, int]:
+    """Count by node what it has refused of that which it is offered now; older mistakes are taken back."""
+    try:
+        nodes = mesh.control_plane.status()["nodes"]
     except CnlabError:  # only the control plane knows, and it is dead
-        return []
+        return {}
+    return {name: len(node["refusals"]) for name, node in nodes.items()}
 
 
 def requests_by_host(clusters: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -132,7 +159,7 @@ def draw_mesh(facts: MeshFacts) -> Picture:
     places = list(left)
     spans = [abs(places.index(a) - places.index(b)) for a, b in facts.calls if a in left and b in left]
     depth = 0.28 + 0.15 * max(spans, default=1)
-    sheet = Sheet(width, bottom + depth + 0.3)
+    sheet = Sheet(width, bottom + depth + 0.5)
     _draw_control_plane(sheet, facts, width)
     for pod in facts.pods:
         _draw_pod(sheet, facts, pod, left[pod.name])
@@ -144,7 +171,18 @@ def draw_mesh(facts: MeshFacts) -> Picture:
             width_pt = 0.8 + 2.2 * count / busiest
             sheet.arc(start, end, bottom - 0.02, deep, f"{count}", colour=GREEN, width=width_pt)
     sheet.words(_GAP, bottom + depth + 0.16, "Data Plane: touches every request. Application traffic", GREEN)
+    _draw_legend(sheet, bottom + depth + 0.36)
     return picture(sheet.figure, alt=describe_mesh(facts))
+
+
+def _draw_legend(sheet: Sheet, y: float) -> None:
+    """Say what the lines between the planes are."""
+    x = _GAP
+    for part, says in _LEGEND.items():
+        colour, _ = PARTS[part]
+        sheet.line([(x, y), (x + 0.25, y)], colour=colour, style=_STYLES.get(part, "-"))
+        sheet.words(x + 0.31, y, says, colour)
+        x += 0.55 + 0.06 * len(says)
 
 
 def _draw_control_plane(sheet: Sheet, facts: MeshFacts, width: float) -> None:
@@ -181,9 +219,8 @@ def _draw_pod(sheet: Sheet, facts: MeshFacts, pod: Pod, left: float) -> None:
             (x, proxy.y + 0.12 + 0.08 * number),
             (inner, proxy.y + 0.12 + 0.08 * number),
         ]
-        is_out_of_band = part == "Mixer"
-        style = "--" if is_out_of_band else "-"
-        sheet.line(points, colour=colour if is_up else MUTED, style=style if is_up else ":")
+        style = _STYLES.get(part, "-") if is_up else ":"
+        sheet.line(points, colour=colour if is_up else MUTED, style=style)
     told = [f"{kind} {pod.versions[kind][:7]}" for kind in TYPES if kind in pod.versions]
     for row, pair in enumerate([told[:2], told[2:4], told[4:]]):
         sheet.words(inner, _PODS + 1.07 + 0.12 * row, "  ".join(pair), MUTED, size=6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from http.client import BadStatusLine
 from types import SimpleNamespace
 
 import pytest
@@ -59,7 +60,9 @@ def proxy(name, clusters=(), *, is_running=True, connected=1):
 @pytest.fixture
 def mesh():
     """What `read_mesh` asks of a mesh, with answers like Envoy's."""
-    plane = SimpleNamespace(is_running=True, pid=4711, kill=lambda: None, restart=lambda: None)
+    plane = SimpleNamespace(
+        is_running=True, pid=4711, kill=lambda: None, restart=lambda: None, status=lambda: {"nodes": {}}
+    )
     return SimpleNamespace(
         gateway=proxy("ingressgateway", CLUSTERS),
         sidecars={"productpage-v1-0": proxy("productpage-v1-0")},
@@ -70,7 +73,6 @@ def mesh():
         ],
         control_plane=plane,
         versions={name: VERSIONS for name in ("ingressgateway", "productpage-v1-0")},
-        nacks=[],
     )
 
 
@@ -104,13 +106,10 @@ def test_real_mesh_is_drawn_as_it_is_and_as_it_is_left():
 def test_dead_control_plane_has_no_process_and_no_stream(mesh):
     """Nothing is asked of it then; what was acknowledged before is still in force."""
 
-    class Dead(SimpleNamespace):
-        @property
-        def nacks(self):
-            raise MeshError("control plane: not running")
+    def ask():
+        raise MeshError("control plane: not running")
 
-    kept = {name: value for name, value in vars(mesh).items() if name != "nacks"}
-    dead = Dead(**kept | {"control_plane": SimpleNamespace(is_running=False)})
+    dead = SimpleNamespace(**vars(mesh) | {"control_plane": SimpleNamespace(is_running=False, status=ask)})
     dead.sidecars = {"productpage-v1-0": proxy("productpage-v1-0", connected=0)}
     facts = read_mesh(dead)
 
@@ -125,6 +124,28 @@ def test_sidecar_that_is_killed_is_drawn_and_not_asked(mesh):
     mesh.versions = {}
 
     assert "productpage-v1-0 with its sidecar not running" in draw_mesh(read_mesh(mesh)).alt
+
+
+@pytest.mark.parametrize(
+    "error", [MeshError("productpage-v1-0: Envoy does not run"), ConnectionRefusedError(), BadStatusLine("")]
+)
+def test_sidecar_that_ends_while_it_is_asked_is_drawn_as_not_running(mesh, error):
+    """A picture of a mesh in which things die must not fail because something dies."""
+
+    def end(pattern):
+        raise error
+
+    mesh.sidecars["productpage-v1-0"].stats = end
+
+    assert [True, False] == [pod.is_running for pod in read_mesh(mesh).pods]
+
+
+def test_only_refusals_that_stand_are_drawn(mesh):
+    """One mistake that was taken back would else be red for ever."""
+    nodes = {"ingressgateway": {"refusals": []}, "productpage-v1-0": {"refusals": [{"type": "RDS"}]}}
+    mesh.control_plane.status = lambda: {"nodes": nodes}
+
+    assert [0, 1] == [pod.nacks for pod in read_mesh(mesh).pods]
 
 
 def test_words_say_what_the_picture_says():
