@@ -9,6 +9,7 @@ directory: who may fetch a key is decided by who may open a file, as between Ist
 
 What it is told it keeps in memory only: who wants something (the mesh in the notebook, as the Kubernetes API
 would) tells it again after a restart. The authority's key lies in a file, so it is the same authority then.
+Where instances listen it reads from a `Registry`: the list of those it was told of, or one that others fill.
 """
 
 import asyncio
@@ -17,76 +18,47 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
+from cnlab.errors import CnlabError
 from cnlab.mesh import files, traffic
 from cnlab.mesh.assembly import Assembler
 from cnlab.mesh.authority import CertificateAuthority, Identities
 from cnlab.mesh.bookkeeping import Bookkeeping
 from cnlab.mesh.bootstrap import CONTROL_PLANE
-from cnlab.mesh.configuration import GATEWAY, Configuration, Workload
 from cnlab.mesh.discovery import Ack, Discovery
 from cnlab.mesh.mtls import sds_secrets
 from cnlab.mesh.policy import Authorizer
-from cnlab.mesh.quota import Limit, RateLimiter
-from cnlab.mesh.registry import Endpoint, StaticRegistry
+from cnlab.mesh.quota import RateLimiter
+from cnlab.mesh.registry import Registry, Service, StaticRegistry
 from cnlab.mesh.resources import SDS, Json
 from cnlab.mesh.settings import ControlPlaneSettings
 from cnlab.mesh.snapshot import Snapshot
 from cnlab.mesh.telemetry import AccessLog
 from cnlab.mesh.tracing import TraceStore
+from cnlab.mesh.wanted import Wanted
 
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What was asked for last: the configuration, and which instances there are."""
-
-    configuration: Configuration
-    workloads: tuple[Workload, ...]
-
-    @classmethod
-    def from_dict(cls, data: Json) -> Self:
-        """Read the body of ``PUT /config``."""
-        workloads = tuple(Workload(**one) for one in data["workloads"])
-        return cls(Configuration.from_dict(data["configuration"]), workloads)
-
-    @property
-    def endpoints(self) -> Iterator[Endpoint]:
-        """The instances that may get requests."""
-        for one in self.workloads:
-            if one.is_ready:
-                labels = {"version": one.version}
-                yield Endpoint(one.service, one.address, self.configuration.port, labels)
-
-    @property
-    def services(self) -> dict[str, str]:
-        """The service of each node, which is its identity."""
-        return {one.name: one.service for one in self.workloads} | {GATEWAY: GATEWAY}
-
-    @property
-    def rego(self) -> dict[str, str]:
-        """The policies by service."""
-        return {name: one.rego for name, one in self.configuration.settings.items() if one.rego}
-
-    @property
-    def limits(self) -> dict[str, Limit]:
-        """The rate limits by service."""
-        settings = self.configuration.settings.items()
-        return {name: Limit(**one.rate_limit) for name, one in settings if one.rate_limit}
+_LOG = logging.getLogger(__name__)
 
 
 class ControlPlane:
-    """Pilot, Auth and Mixer, used from one event loop."""
+    """Pilot, Auth and Mixer, used from one event loop.
 
-    def __init__(self, settings: ControlPlaneSettings) -> None:
+    Args:
+        settings: what does not change.
+        registry: where instances listen; by default the workloads it is told of are all there is.
+    """
+
+    def __init__(self, settings: ControlPlaneSettings, registry: Registry | None = None) -> None:
         self.settings = settings
         self.books = Bookkeeping()
-        self.registry = StaticRegistry()
+        self._told = StaticRegistry()
+        self.registry: Registry = self._told if registry is None else registry
+        self._served: Mapping[str, Service] = {}
         self.discovery = Discovery(observe=self.books.observe)
         self.authority = CertificateAuthority.open(Path(settings.directory) / "authority")
         self.identities = Identities(self.authority, ttl_s=settings.certificate_ttl_s)
@@ -128,7 +100,8 @@ class ControlPlane:
             if timeout_s:
                 self.books.metrics.converged(time.monotonic() - begun)
                 if refusals and before is not None:
-                    await self._change_to(before, timeout_s)
+                    with contextlib.suppress(TimeoutError):  # who refused, and why, is what counts
+                        await self._change_to(before, timeout_s)
             return refusals
 
     async def rotate(self, service: str | None = None, *, timeout_s: float = 5.0) -> list[str]:
@@ -139,21 +112,53 @@ class ControlPlane:
             return list(renewed)
 
     async def renew_certificates(self) -> None:
-        """Give each service a new certificate when it is due, for ever."""
+        """Give each service a new certificate when it is due, for ever; what fails is tried again."""
+        failed: set[str] = set()
         while True:
             due = self.identities.next_renewal()
-            await asyncio.sleep(1.0 if due is None else min(max(due - time.time(), 0.05), 1.0))
+            await asyncio.sleep(1.0 if due is None or failed else min(max(due - time.time(), 0.05), 1.0))
             async with self._changing:
-                if renewed := self.identities.renew_due():
-                    await self._resend_secrets(renewed, 0)
+                try:
+                    if renewed := failed.union(self.identities.renew_due()):
+                        await self._resend_secrets(renewed, 0)
+                    failed.clear()
+                except Exception:
+                    _LOG.exception("certificates could not be renewed; next try in a second")
+                    failed.update(self.wanted.services.values() if self.wanted else ())
+
+    async def follow_registry(self) -> None:
+        """Send again what nodes are to have when others have changed the registry, for ever."""
+        changed, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def note(_service: str) -> None:
+            loop.call_soon_threadsafe(changed.set)
+
+        with self.registry.subscribe(note):
+            while True:
+                await changed.wait()
+                changed.clear()
+                async with self._changing:
+                    try:
+                        await self._send_again()
+                    except CnlabError as error:
+                        _LOG.error("the registry has changed, and nodes keep what they had: %s", error)
+
+    async def _send_again(self) -> None:
+        if self.wanted is not None and self.registry.services() != self._served:
+            snapshots = self._snapshots(self.wanted)
+            self.version += 1
+            await self._send(snapshots, 0)
 
     async def _change_to(self, wanted: Wanted, timeout_s: float) -> list[Ack]:
-        endpoints = list(wanted.endpoints)
-        snapshots = self._snapshots(wanted, endpoints)
+        self._told.replace(wanted.endpoints)
+        try:
+            snapshots = self._snapshots(wanted)
+        except BaseException:
+            self._told.replace(self.wanted.endpoints if self.wanted else ())
+            raise
         # A new policy is there before a request is asked about, an old one until none is
         self.authorizer.replace((self.wanted.rego if self.wanted else {}) | wanted.rego)
         self.limiter.replace(wanted.limits)
-        self.registry.replace(endpoints)
         self.version += 1
         gone = set(self.wanted.services if self.wanted else ()) - set(wanted.services)
         self.wanted = wanted
@@ -163,9 +168,9 @@ class ControlPlane:
         self.authorizer.replace(wanted.rego)
         return refusals
 
-    def _snapshots(self, wanted: Wanted, endpoints: list[Endpoint]) -> dict[str, Snapshot]:
-        """Return what each node is to have; they are consistent, and nothing is changed yet."""
-        services = StaticRegistry(endpoints).services()
+    def _snapshots(self, wanted: Wanted) -> dict[str, Snapshot]:
+        """Return what each node is to have; they are consistent, and nothing is sent yet."""
+        services = self.registry.services()
         made = traffic.nodes(wanted.configuration, services, wanted.workloads, self.settings.surroundings)
         secrets = {service: self._secrets(service) for service in set(wanted.services.values())}
         version = str(self.version + 1)
@@ -173,6 +178,7 @@ class ControlPlane:
         snapshots = self._assembler.snapshots(version, nodes)
         for snapshot in snapshots.values():
             snapshot.check_consistent(elsewhere=(CONTROL_PLANE,))
+        self._served = services
         return snapshots
 
     def _secrets(self, service: str) -> list[Json]:
@@ -207,21 +213,22 @@ class ControlPlane:
         return [node for node in nodes if node in status and status[node].streams]
 
 
-async def serve(settings: ControlPlaneSettings) -> None:
-    """Serve until the process is ended."""
+async def serve(settings: ControlPlaneSettings, registry: Registry | None = None) -> None:
+    """Serve until the process, or the task, is ended."""
     from cnlab.mesh import monitoring
 
-    plane = ControlPlane(settings)
+    plane = ControlPlane(settings, registry)
     server = grpc.aio.server()
     plane.add_to(server)
     server.add_insecure_port(f"unix:{settings.xds_socket}")
     await server.start()
     runners = await monitoring.start(plane, settings)
-    renewal = asyncio.create_task(plane.renew_certificates())
+    duties = [asyncio.create_task(one) for one in (plane.renew_certificates(), plane.follow_registry())]
     try:
         await server.wait_for_termination()
     finally:
-        renewal.cancel()
+        for duty in duties:
+            duty.cancel()
         for runner in runners:
             await runner.cleanup()
         await server.stop(None)

@@ -24,6 +24,7 @@ from aiohttp import web
 from cnlab.errors import CnlabError, InvalidValue
 from cnlab.mesh.resources import Json
 from cnlab.mesh.settings import ControlPlaneSettings
+from cnlab.mesh.wanted import Wanted
 
 if TYPE_CHECKING:
     from cnlab.mesh.control_plane import ControlPlane
@@ -67,8 +68,6 @@ class Pages:
 
     async def configure(self, request: web.Request) -> web.Response:
         """Take over what is wanted, and say what became of it."""
-        from cnlab.mesh.control_plane import Wanted
-
         try:
             wanted = Wanted.from_dict(await request.json())
         except (AttributeError, KeyError, TypeError) as error:

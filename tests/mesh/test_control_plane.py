@@ -1,20 +1,27 @@
 """The control plane: what it makes of what it is told, and that a wrong word changes nothing."""
 
 import asyncio
+import contextlib
 import json
-from dataclasses import asdict
+import threading
+from dataclasses import asdict, replace
 
 import pytest
+import small_mesh
 
+from cnlab.clock import wait_until
 from cnlab.errors import CnlabError, InvalidValue
-from cnlab.mesh import addresses
-from cnlab.mesh.addresses import Ports
+from cnlab.mesh import addresses, instance
+from cnlab.mesh.addresses import Place, Ports
 from cnlab.mesh.configuration import GATEWAY, Configuration, Workload
-from cnlab.mesh.control_plane import ControlPlane, Wanted
+from cnlab.mesh.control_plane import ControlPlane, serve
 from cnlab.mesh.errors import ControlPlaneDown, ProgramEnded
+from cnlab.mesh.registry import Endpoint, StaticRegistry
 from cnlab.mesh.remote import RemoteControlPlane
 from cnlab.mesh.resources import CDS, EDS, RDS, SDS
 from cnlab.mesh.settings import ControlPlaneSettings, Surroundings
+from cnlab.mesh.subscription import Ack
+from cnlab.mesh.wanted import Wanted
 
 SHOP = Configuration({"front": ("v1",), "reviews": ("v1", "v2")}, "front")
 WORKLOADS = (
@@ -211,3 +218,95 @@ def test_settings_survive_their_file(settings, tmp_path):
     file.write_text(json.dumps(asdict(settings)))
 
     assert settings == ControlPlaneSettings.read(file)
+
+
+@contextlib.contextmanager
+def serving(settings, registry):
+    """Run the control plane in a thread of ours, with a registry that is not its own."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(serve(settings, registry))
+    thread = threading.Thread(target=loop.run_until_complete, args=(asyncio.wait([task]),), name="serve")
+    thread.start()
+    try:
+        wait_until(lambda: task.done() or settings.api_socket.exists(), timeout_s=10, what="its socket")
+        yield
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+        loop.close()
+
+
+def test_endpoint_that_somebody_else_registers_gets_requests(tmp_path):
+    """A cluster fills the registry, and nobody tells the control plane: it hears of it, and so do proxies."""
+    registry = StaticRegistry()
+    plain = Configuration({"front": ("v1",)}, "front", mtls="disable")
+    with addresses.reserve(Ports()) as subnet, small_mesh.backend("v1") as app:
+        surroundings = Surroundings(subnet.gateway, Ports(inbound=app.port))
+        settings = ControlPlaneSettings(subnet.control_plane, str(tmp_path), surroundings)
+        gateway = instance.proxy(GATEWAY, GATEWAY, Place(subnet.gateway), settings, tmp_path)
+        with serving(settings, registry):
+            remote = RemoteControlPlane(settings, tmp_path)
+            remote.configure(plain, [], timeout_s=0, cause="")
+            remote.stop()  # no process of its own, only the connection
+            with gateway:
+                assert "503" == small_mesh.ask(subnet.gateway, settings.ports.gateway)
+
+                registry.add(Endpoint("front", app.address, 9080, {"version": "v1"}))
+
+                wait_until(
+                    lambda: small_mesh.ask(subnet.gateway, settings.ports.gateway) == "v1",
+                    timeout_s=5,
+                    what="a request to the new endpoint",
+                )
+
+
+def test_refusal_is_told_even_if_the_way_back_is_not_answered(settings, monkeypatch):
+    """Envoy's words are what the user needs; who is silent afterwards is another matter."""
+    refusal = Ack("front-v1-0", "RDS", "2", "7", error="missing )")
+    answers = iter([[refusal], TimeoutError("no answer")])
+
+    async def settle(nodes, *, timeout_s):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    plane = configured(settings, Wanted(SHOP, WORKLOADS))
+    monkeypatch.setattr(plane.discovery, "settle", settle)
+    changed = Wanted(SHOP.route("reviews", to="v2"), WORKLOADS)
+
+    assert [refusal] == asyncio.run(plane.configure(changed, timeout_s=1))
+    assert SHOP == plane.wanted.configuration
+
+
+class FailsOnce:
+    """An authority whose disk is full, once."""
+
+    def __init__(self, authority):
+        self._authority = authority
+        self.has_failed = False
+
+    def issue(self, service, *, ttl_s):
+        if not self.has_failed:
+            self.has_failed = True
+            raise OSError("No space left on device")
+        return self._authority.issue(service, ttl_s=ttl_s)
+
+
+def test_authority_that_fails_once_is_asked_again(settings, caplog):
+    """Renewal that ends without a word is found an hour later, when nobody trusts anybody."""
+    plane = configured(replace(settings, certificate_ttl_s=1.0), Wanted(SHOP, WORKLOADS))
+    before = plane.discovery.snapshot("reviews-v1-0")[SDS]["default"]
+    authority = plane.identities._authority = FailsOnce(plane.authority)
+
+    async def renew():
+        renewal = asyncio.create_task(plane.renew_certificates())
+        async with asyncio.timeout(10):
+            while plane.discovery.snapshot("reviews-v1-0")[SDS]["default"] is before:
+                await asyncio.sleep(0.01)
+        renewal.cancel()
+
+    asyncio.run(renew())
+
+    assert authority.has_failed
+    assert "certificates could not be renewed" in caplog.text
