@@ -21,21 +21,6 @@ UNCLOSED = {"match": {"safe_regex": "/(unclosed"}, "to": "v3"}
 """Envoy alone knows regular expressions, so this comes as far as a sidecar."""
 
 
-@pytest.fixture(scope="module")
-def running():
-    """One mesh for all that mends what it breaks."""
-    with Mesh(bookinfo()) as mesh:
-        yield mesh
-
-
-@pytest.fixture
-def mesh(running):
-    """The mesh as it was at first."""
-    before = running.configuration
-    yield running
-    running._desired.change("as before", before)
-
-
 def reviews(mesh):
     return mesh.get("/reviews/0", to="reviews", from_="productpage").served_by
 

@@ -17,22 +17,6 @@ from cnlab.mesh.load import loading
 PATHS = {"reviews": "/reviews/0", "ratings": "/ratings/0", "details": "/details/0"}
 
 
-@pytest.fixture(scope="module")
-def running():
-    """One mesh for all tests of this file: it takes a second to start."""
-    with Mesh(bookinfo()) as mesh:
-        yield mesh
-
-
-@pytest.fixture
-def mesh(running):
-    """The mesh as it was at first: each test's own settings are taken back."""
-    before = running.configuration
-    yield running
-    running.heal()
-    running._desired.change("as before", before)
-
-
 def ask(mesh, service, **how):
     return mesh.get(PATHS[service], to=service, **how)
 
