@@ -11,6 +11,7 @@ import pytest
 
 from cnlab.apps import Deployment, bookinfo
 from cnlab.clock import wait_until
+from cnlab.mesh.load import load
 
 PYTHON, JAVASCRIPT, C = "recommendations", "details", "shipping"
 EACH = pytest.mark.parametrize("caller", [PYTHON, JAVASCRIPT, C])
@@ -139,3 +140,13 @@ def test_plain_client_waits_for_a_slow_service(plain, caller):
 
     assert plain.get(f"/{caller}/0", to=caller).status == 200
     assert plain.counts("prices")[f"{caller}/v1"] == 1
+
+
+def test_python_tries_another_instance_however_many_calls_there_are_at_once():
+    """Each call goes on from its own turn; one that all share may come back to the instance that is away."""
+    small = bookinfo(2)
+    with Deployment(small.replacing(replace(small.service("details"), replicas=2))) as shop:
+        shop.instances[-1].stop()
+        result = load(f"{shop.url}/api/v1/products/0/details", requests=80, concurrency=8)
+
+    assert result.statuses == {200: 80}

@@ -41,10 +41,11 @@ def call(service: str, path: str, *, on_behalf_of: Request, method: str = "GET")
     """
     tries = TRIES if method in IDEMPOTENT and not _IS_PLAIN else 1
     headers = _headers(service, on_behalf_of)
+    turn = next(_turns.setdefault(service, itertools.count()))
     for attempt in range(tries):
         wait_s = BACKOFF_S * 2**attempt
         try:
-            status, retry_after, body = _exchange(service, method, path, headers)
+            status, retry_after, body = _exchange(_address(service, turn + attempt), method, path, headers)
         except (OSError, http.client.HTTPException) as error:
             reason = f"{service}: {type(error).__name__}"
         else:
@@ -60,8 +61,8 @@ def call(service: str, path: str, *, on_behalf_of: Request, method: str = "GET")
     raise Unavailable(reason)
 
 
-def _exchange(service: str, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str, bytes]:
-    host, _, port = _next_address(service).rpartition(":")
+def _exchange(address: str, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str, bytes]:
+    host, _, port = address.rpartition(":")
     timeout_s = _PLAIN_TIMEOUT_S if _IS_PLAIN else TIMEOUT_S
     connection = http.client.HTTPConnection(host, int(port), timeout=timeout_s)
     try:
@@ -72,13 +73,13 @@ def _exchange(service: str, method: str, path: str, headers: Mapping[str, str]) 
         connection.close()
 
 
-def _next_address(service: str) -> str:
-    """Take one address after the other: round robin."""
+def _address(service: str, turn: int) -> str:
+    """Take one address after the other: round robin, and for another try the next one."""
     variable = service.upper().replace("-", "_") + "_ADDR"
     addresses = os.environ.get(variable, "").split(",")
     if addresses == [""]:
         raise Unavailable(f"{service}: no address, {variable} is not set")
-    return addresses[next(_turns.setdefault(service, itertools.count())) % len(addresses)]
+    return addresses[turn % len(addresses)]
 
 
 def _headers(service: str, request: Request) -> dict[str, str]:
