@@ -81,10 +81,11 @@ class Process:
         """End it by SIGKILL, as a crash would: it tidies up nothing."""
         if self._popen is None:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        self._popen.kill()
-        self._popen.wait()
+        if self.is_running:  # the number of one that has been waited for may be another's by now
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._popen.pid, signal.SIGKILL)
+            self._popen.kill()
+            self._popen.wait()
         if self._parent is not None:
             self._parent.shutdown()
             self._parent = None

@@ -178,7 +178,7 @@ class RemoteControlPlane:
         target = f"{path}?{urllib.parse.urlencode(query)}" if query else path
         with self._talking:
             try:
-                status, text = self._exchange(method, target, json.dumps(body) if body is not None else None)
+                status, text = self._exchange(method, target, None if body is None else json.dumps(body))
             except (OSError, http.client.HTTPException) as error:
                 self._disconnect()
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -188,11 +188,16 @@ class RemoteControlPlane:
         raise _failure(status, text, cause)
 
     def _exchange(self, method: str, target: str, body: str | None) -> tuple[int, str]:
-        if self._connection is None:
-            self._connection = UnixConnection(self._settings.api_socket, timeout=_ANSWER_TIMEOUT_S)
-        self._connection.request(method, target, body)
-        response = self._connection.getresponse()
-        return response.status, response.read().decode()
+        """Ask, a second time if the connection is an old one: a server closes those that are long idle."""
+        if self._connection is not None:
+            try:
+                return _talk(self._connection, method, target, body)
+            except (ConnectionResetError, BrokenPipeError):
+                self._disconnect()
+                if method == "POST":  # what may have been done is not done twice
+                    raise
+        self._connection = UnixConnection(self._settings.api_socket, timeout=_ANSWER_TIMEOUT_S)
+        return _talk(self._connection, method, target, body)
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -205,6 +210,14 @@ class RemoteControlPlane:
         except ControlPlaneDown:
             return False
         return True
+
+
+def _talk(
+    connection: http.client.HTTPConnection, method: str, target: str, body: str | None
+) -> tuple[int, str]:
+    connection.request(method, target, body)
+    response = connection.getresponse()
+    return response.status, response.read().decode()
 
 
 def _failure(status: int, text: str, cause: str) -> Exception:
