@@ -13,6 +13,7 @@ import contextlib
 import http.client
 import json
 import shlex
+import signal
 import socket
 import ssl
 import sys
@@ -99,8 +100,7 @@ class Proxy:
             wait_until(lambda: self.is_live or not self.is_running, timeout_s=timeout_s, poll_s=0.005)
             if self.is_running:
                 return
-        happened = "Envoy is not live yet" if self.is_running else "Envoy has ended"
-        raise ProgramEnded(self.name, happened, self.log)
+        raise self.ended("Envoy is not live yet" if self.is_running else "Envoy has ended")
 
     def stop(self) -> None:
         """Ask it to end, and wait for that."""
@@ -126,6 +126,13 @@ class Proxy:
     def drain(self) -> None:
         """Ask callers to go elsewhere: its listeners accept no more, responses say ``connection: close``."""
         self._ask("/drain_listeners?graceful", method="POST")
+
+    def ended(self, happened: str) -> ProgramEnded:
+        """Return the error that says so: with the signal that somebody sent it, or with its last words."""
+        code = self._process.returncode if self._process else None
+        if code is not None and -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+            return ProgramEnded(self.name, f"{happened}: killed by signal {-code}")
+        return ProgramEnded(self.name, happened, self.log)
 
     @property
     def pid(self) -> int:
@@ -181,7 +188,11 @@ class Proxy:
         return f"{address}:{port}"
 
     def stats(self, pattern: str = "") -> dict[str, int]:
-        """Return the counters and gauges that have been used and whose names match the regular expression."""
+        """Return the counters and gauges that have been used and whose names match the regular expression.
+
+        Raises:
+            InvalidValue: it is no regular expression; Envoy says why.
+        """
         query = urllib.parse.urlencode({"usedonly": "", "filter": pattern} if pattern else {"usedonly": ""})
         lines = (line.rsplit(": ", 1) for line in self._ask(f"/stats?{query}").splitlines())
         return {name: int(value) for name, value in lines if value.isdigit()}
@@ -222,10 +233,14 @@ class Proxy:
 
     def _ask(self, path: str, *, method: str = "GET") -> str:
         if not self.is_running:
-            raise ProgramEnded(self.name, "Envoy does not run", self.log)
+            raise self.ended("Envoy does not run")
         with contextlib.closing(self._connection()) as connection:
             connection.request(method, path)
-            return connection.getresponse().read().decode()
+            response = connection.getresponse()
+            text = response.read().decode()
+        if response.status == http.client.BAD_REQUEST:
+            raise InvalidValue(f"{self.name}: {path.partition('?')[0]}: {' '.join(text.split())}")
+        return text
 
     def _connection(self) -> http.client.HTTPConnection:
         if isinstance(self._admin, Path):

@@ -37,6 +37,12 @@ def test_statistics_are_numbers_picked_by_a_regular_expression(proxy):
     assert {"server.live": 1, "server.concurrency": 1} == proxy.stats(r"^server\.(live|concurrency)$")
 
 
+def test_wrong_regular_expression_is_told_in_envoys_words(proxy):
+    """Not as if no statistic matched."""
+    with pytest.raises(InvalidValue, match=r"idle: /stats: Invalid re2 regex"):
+        proxy.stats("(")
+
+
 def test_configuration_it_runs_with_can_be_read(proxy):
     """What the control plane sent is one thing, what the proxy has another."""
     kinds = [one["@type"].rpartition(".")[2] for one in proxy.config_dump()["configs"]]
@@ -57,7 +63,8 @@ def test_killed_proxy_says_so_and_comes_back():
         before = proxy.pid
         proxy.kill()
         assert not proxy.is_running
-        with pytest.raises(ProgramEnded, match="killed: Envoy does not run"):
+        (proxy.directory / "killed.log").write_text("an old refusal\n")
+        with pytest.raises(ProgramEnded, match=r"killed: Envoy does not run: killed by signal 9$"):
             proxy.stats()
         proxy.restart()
 
@@ -149,7 +156,7 @@ def test_port_that_somebody_has_on_all_addresses_is_named():
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
 
-        expected = rf"127\.\d+\.\d+\.254:{port} is taken, .* 'gateway'"
+        expected = rf"0\.0\.0\.0:{port} is taken, .* 'gateway'"
         with pytest.raises(PortTaken, match=expected) as caught, addresses.reserve(Ports(gateway=port)):
             pass
 
