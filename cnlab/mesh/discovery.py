@@ -123,17 +123,24 @@ class Discovery:
     async def settle(self, nodes: Iterable[str], *, timeout_s: float) -> list[Ack]:
         """Wait until nodes have answered everything; return what they still refuse.
 
+        One that is not there yet is waited for; one that goes away meanwhile is not.
+
         Raises:
             TimeoutError: some have not; the message names them.
         """
         nodes = list(nodes)
+        present = {node for node in nodes if node in self._connections}
+
+        def is_done(node: str) -> bool:
+            return self.is_settled(node) or (node in present and node not in self._connections)
+
         try:
             async with asyncio.timeout(timeout_s):
                 for node in nodes:
-                    while not self.is_settled(node):
+                    while not is_done(node):
                         await self._answered.wait()
         except TimeoutError:
-            missing = [node for node in nodes if not self.is_settled(node)]
+            missing = [node for node in nodes if not is_done(node)]
             if missing:
                 raise TimeoutError(f"no answer within {timeout_s:g} s from {', '.join(missing)}") from None
         streams = [one.stream for node in nodes for one in self._connections.get(node, ())]

@@ -12,10 +12,11 @@ this machine may, there is ``/metrics`` alone.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from cnlab.mesh.wanted import Wanted
 
 if TYPE_CHECKING:
     from cnlab.mesh.control_plane import ControlPlane
+    from cnlab.mesh.telemetry import Record
+    from cnlab.mesh.traces import Trace
 
 _LARGEST_BODY = 32 << 20
 
@@ -94,11 +97,12 @@ class Pages:
     async def access_log(self, request: web.Request) -> web.Response:
         """Return the requests that sidecars have reported since a time."""
         records = self._plane.access_log.records(since=float(request.query.get("since", 0)))
-        return _json({"now": time.time(), "records": [one.as_dict() for one in records]})
+        head = f'{{"now": {json.dumps(time.time())}, "records": '
+        return _text(head + await asyncio.to_thread(_listed, records) + "}")
 
     async def traces(self, request: web.Request) -> web.Response:
         """Return the traces that are remembered, oldest first."""
-        return _json([one.as_dict() for one in self._plane.traces.traces()])
+        return _text(await asyncio.to_thread(_listed, self._plane.traces.traces()))
 
     async def decisions(self, request: web.Request) -> web.Response:
         """Return what policies have decided."""
@@ -133,5 +137,14 @@ def _plain(value: Any) -> Json:
     raise TypeError(f"{value!r} is no dataclass")
 
 
+def _listed(many: Sequence[Record | Trace]) -> str:
+    """Return them as a JSON list, made one by one: sidecars ask policies on the thread beside this one."""
+    return f"[{', '.join(json.dumps(one.as_dict()) for one in many)}]"
+
+
 def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(text=json.dumps(value), status=status, content_type="application/json")
+    return _text(json.dumps(value), status)
+
+
+def _text(text: str, status: int = 200) -> web.Response:
+    return web.Response(text=text, status=status, content_type="application/json")

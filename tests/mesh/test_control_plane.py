@@ -5,9 +5,11 @@ import contextlib
 import json
 import threading
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import small_mesh
+from aiohttp.test_utils import make_mocked_request
 
 from cnlab.clock import wait_until
 from cnlab.errors import CnlabError, InvalidValue
@@ -16,6 +18,7 @@ from cnlab.mesh.addresses import Place, Ports
 from cnlab.mesh.configuration import GATEWAY, Configuration, Workload
 from cnlab.mesh.control_plane import ControlPlane, serve
 from cnlab.mesh.errors import ControlPlaneDown, ProgramEnded
+from cnlab.mesh.monitoring import Pages
 from cnlab.mesh.registry import Endpoint, StaticRegistry
 from cnlab.mesh.remote import RemoteControlPlane
 from cnlab.mesh.resources import CDS, EDS, RDS, SDS
@@ -277,6 +280,30 @@ def test_refusal_is_told_even_if_the_way_back_is_not_answered(settings, monkeypa
 
     assert [refusal] == asyncio.run(plane.configure(changed, timeout_s=1))
     assert SHOP == plane.wanted.configuration
+
+
+@pytest.mark.parametrize("page", ["access_log", "traces"])
+def test_long_answer_is_written_beside_the_event_loop(page):
+    """There are thousands of records, and on the loop sidecars wait for what policies say."""
+    goes_on = threading.Event()
+
+    class Long:
+        def as_dict(self):
+            return {"does_loop_go_on": goes_on.wait(5)}
+
+    plane = SimpleNamespace(
+        access_log=SimpleNamespace(records=lambda since: [Long(), Long()]),
+        traces=SimpleNamespace(traces=lambda: [Long(), Long()]),
+    )
+
+    async def ask():
+        asked = asyncio.create_task(getattr(Pages(plane), page)(make_mocked_request("GET", "/")))
+        await asyncio.sleep(0)
+        goes_on.set()
+        return json.loads((await asked).text)
+
+    answer = asyncio.run(ask())
+    assert [{"does_loop_go_on": True}] * 2 == (answer if page == "traces" else answer["records"])
 
 
 class FailsOnce:

@@ -1,6 +1,9 @@
 """Discovery as a real Envoy sees it, in both variants of ADS."""
 
+import asyncio
 import json
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -317,6 +320,24 @@ def test_who_has_not_answered_is_named():
 
         with pytest.raises(TimeoutError, match=r"no answer within 0\.01 s from reviews-v1-0"):
             server.settle("reviews-v1-0", timeout_s=0.01)
+
+
+def test_who_goes_away_is_not_waited_for():
+    """A sidecar that is killed has no say in a change: the others need not go back for it."""
+    address = own_address()
+    with backend("v1") as v1, DiscoveryServer() as server:
+        server.serve(NODE, resources(address, "v1", v1))
+        with proxy_of(server, "delta") as proxy:
+            assert [] == server.settle(NODE)
+            os.kill(proxy.pid, signal.SIGSTOP)
+            server.serve(NODE, resources(address, "v1", v1, connect_timeout="2s"))
+            waiting = server._discovery.settle([NODE], timeout_s=10)
+            refusals = asyncio.run_coroutine_threadsafe(waiting, server._loop)
+            assert not server.status()[NODE].is_settled  # and the wait has begun
+
+            proxy.kill()
+
+            assert [] == refusals.result()
 
 
 def test_port_taken_is_an_oserror():
