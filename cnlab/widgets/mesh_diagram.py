@@ -1,8 +1,7 @@
 """The lecture's diagram of a mesh, drawn from the live system: control plane above, data plane below.
 
-Interface: `mesh_diagram(mesh)` draws a mesh as it is now. `read_mesh` asks it: each sidecar for its stream to
-the control plane and for whom it has called, the control plane for what was acknowledged. `draw_mesh` draws
-`MeshFacts`, whoever made them. `MeshPanel` is the live form, with buttons that kill and restart things.
+Interface: `mesh_diagram(mesh)` draws a mesh as it is now. `draw_mesh` draws `MeshFacts`, whoever made them;
+`read_mesh` does. `MeshPanel` is the live form, with buttons that kill and restart things.
 
 A coloured line is what the control plane gives a sidecar. Requests of the application are the arcs below:
 none of them goes up.
@@ -10,17 +9,15 @@ none of them goes up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from html import escape
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from cnlab.errors import CnlabError
 from cnlab.widgets.mesh_drawing import Chip, Sheet
+from cnlab.widgets.mesh_facts import TYPES, MeshFacts, Pod, read_mesh
 from cnlab.widgets.mimebundle import mimebundle, picture_to_html
 from cnlab.widgets.picture import BLUE, GREEN, MUTED, ORANGE, PURPLE, RED, Picture, picture
-from cnlab.widgets.service_layout import columns_of
 
 if TYPE_CHECKING:
     from ipywidgets import DOMWidget
@@ -36,114 +33,9 @@ _LEGEND = {
     "Mixer": "telemetry, out of band; policy checks, while a request waits",
 }
 _STYLES = {"Mixer": "--"}  # of lines that bring no configuration
-TYPES = ("CDS", "EDS", "LDS", "RDS", "SDS")
 _STATIC_NOTE = "In a running notebook, buttons send requests and kill and restart the control plane."
 _POD, _GAP, _GUTTER = 1.16, 0.13, 0.2
 _CONTROL, _PODS, _POD_HEIGHT = (0.08, 0.86), 1.42, 1.42  # (top, height), top, height
-
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """A service's instance and its sidecar; a gateway is a sidecar with no service beside it."""
-
-    name: str
-    service: str
-    version: str
-    is_running: bool = True  # the sidecar
-    has_stream: bool = True  # to the control plane
-    versions: Mapping[str, str] = field(default_factory=dict)  # by type of resource, as acknowledged
-    nacks: int = 0  # refusals that stand: of what it is offered now
-
-    @property
-    def is_gateway(self) -> bool:
-        """Whether nothing stands behind it."""
-        return not self.version
-
-
-@dataclass(frozen=True, slots=True)
-class MeshFacts:
-    """What there is to draw; `calls` counts requests by the names of both pods, the caller first."""
-
-    control_plane_pid: int | None  # None: it is not running
-    pods: tuple[Pod, ...]
-    calls: Mapping[tuple[str, str], int]
-
-    def received(self, pod: Pod) -> int:
-        """How many requests came to a pod from others."""
-        return sum(count for (_, to), count in self.calls.items() if to == pod.name)
-
-
-def read_mesh(mesh: Any) -> MeshFacts:
-    """Ask a `cnlab.mesh.mesh.Mesh` for what can be drawn of it; also without a control plane."""
-    proxies = {mesh.gateway.name: mesh.gateway, **mesh.sidecars}
-    owners = {instance.address: instance.name for instance in mesh.instances}
-    versions, nacks = mesh.versions, _refused(mesh)
-    calls: dict[tuple[str, str], int] = {}
-    pods = {}
-    labels = {instance.name: (instance.service, instance.version) for instance in mesh.instances}
-    for name, proxy in proxies.items():
-        told = _ask(proxy)
-        service, version = labels.get(name, (name, ""))
-        pods[name] = Pod(
-            name,
-            service,
-            version,
-            is_running=told is not None,
-            has_stream=told is not None and told.has_stream,
-            versions={kind: str(version) for kind, version in versions.get(name, {}).items()},
-            nacks=nacks.get(name, 0),
-        )
-        for address, count in told.requests.items() if told else ():
-            if count and address in owners:
-                calls[name, owners[address]] = count
-    is_up = mesh.control_plane.is_running
-    order = [name for column in columns_of(calls) for name in column]
-    arranged = sorted(pods.values(), key=lambda pod: order.index(pod.name) if pod.name in order else 99)
-    return MeshFacts(mesh.control_plane.pid if is_up else None, tuple(arranged), calls)
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What a proxy says of itself: whether it has a stream, and whom it has called, by address."""
-
-    has_stream: bool
-    requests: Mapping[str, int]
-
-
-def _ask(proxy: Any) -> _Told | None:
-    """Return None if it is not there, or goes while it is asked."""
-    if not proxy.is_running:
-        return None
-    try:
-        stats = proxy.stats("control_plane.connected_state")
-        return _Told(bool(stats.get("control_plane.connected_state")), requests_by_host(proxy.clusters()))
-    except (CnlabError, OSError, HTTPException):
-        return None
-
-
-def _refused(mesh: Any) -> dict[str, int]:
-    """Count by node what it has refused of that which it is offered now; older mistakes are taken back."""
-    try:
-        nodes = mesh.control_plane.status()["nodes"]
-    except CnlabError:  # only the control plane knows, and it is dead
-        return {}
-    return {name: len(node["refusals"]) for name, node in nodes.items()}
-
-
-def requests_by_host(clusters: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Read from Envoy's ``/clusters`` how many requests went to each address of an outbound cluster.
-
-    See: "Administration interface", ``GET /clusters``, in Envoy's documentation.
-    """
-    counts: dict[str, int] = {}
-    for cluster in clusters:
-        for host in cluster.get("host_statuses", []) if cluster["name"].startswith("outbound|") else []:
-            address = str(host["address"]["socket_address"]["address"])
-            total = next(
-                (int(stat.get("value", 0)) for stat in host["stats"] if stat["name"] == "rq_total"), 0
-            )
-            counts[address] = counts.get(address, 0) + total
-    return counts
 
 
 def mesh_diagram(mesh: Any) -> Picture:

@@ -12,16 +12,8 @@ from cnlab.apps import bookinfo
 from cnlab.clock import wait_until
 from cnlab.mesh import Mesh
 from cnlab.mesh.errors import MeshError
-from cnlab.widgets.mesh_diagram import (
-    TYPES,
-    MeshFacts,
-    MeshPanel,
-    Pod,
-    describe_mesh,
-    draw_mesh,
-    read_mesh,
-    requests_by_host,
-)
+from cnlab.widgets.mesh_diagram import MeshPanel, describe_mesh, draw_mesh
+from cnlab.widgets.mesh_facts import TYPES, MeshFacts, Pod, read_mesh, requests_by_host
 from cnlab.widgets.mimebundle import WIDGET_VIEW
 
 VERSIONS = {"CDS": "4", "LDS": "2"}
