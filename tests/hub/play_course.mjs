@@ -117,6 +117,7 @@ async function fetchFeedback(page) {
   await row.getByText("(view feedback)").click();
   await page.locator(".jp-DirListing-item").filter({ hasText: `${assignment}.html` }).dblclick();
   const shown = page.locator(".jp-HTMLViewer:visible iframe").contentFrame();
+  await shown.getByText("Score:").first().waitFor(); // the frame is there before the page in it
   return shown.locator("body").innerText();
 }
 
