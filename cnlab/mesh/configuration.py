@@ -16,16 +16,20 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from cnlab.errors import InvalidValue
+from cnlab.mesh.words import (
+    check_duration,
+    check_fault,
+    check_match,
+    check_percent,
+    check_service,
+    check_words,
+)
 
 Json = dict[str, Any]
 MODES = ("strict", "permissive", "disable")
 PERIODS = ("second", "minute", "hour", "day")
 GATEWAY = "ingressgateway"
 
-_PATH_WORDS = ("prefix", "path", "safe_regex")
-_MATCH_WORDS = (*_PATH_WORDS, "method", "headers", "source")
-_HEADER_WORDS = ("exact", "prefix", "suffix", "contains", "regex", "present")
-_FAULT_WORDS = {"delay": ("fixed_delay", "percentage"), "abort": ("http_status", "percentage")}
 _RULE_WORDS = {
     "rewrite": ("prefix", "authority"),
     "redirect": ("path", "prefix", "host", "code"),
@@ -134,7 +138,7 @@ class Configuration:
     def route(self, service: str, *, match: Json | None = None, **words: Any) -> Configuration:
         """Say where requests for `service` go; words that are None keep what was said before."""
         settings = self._known(service)
-        match = _match(service, match or {}, self)
+        match = check_match(service, match or {}, self.services)
         old = next((rule for rule in settings.rules if rule.match == match), Rule(match=match))
         rule = self._rule(service, old if match else settings.default, words)
         if not match:
@@ -153,7 +157,7 @@ class Configuration:
         given = {word: value for word, value in (("delay", delay), ("abort", abort)) if value is not None}
         if not given:
             raise InvalidValue(f"fault({service}): neither delay nor abort is given")
-        return self._with(service, fault={**self.of(service).fault, **_fault(service, given)})
+        return self._with(service, fault={**self.of(service).fault, **check_fault(service, given)})
 
     def unfault(self, service: str) -> Configuration:
         """Forget all that `fault` said."""
@@ -163,10 +167,10 @@ class Configuration:
     def cluster(self, service: str, **words: Any) -> Configuration:
         """Say how callers keep connections to `service`; words that are None keep what was said before."""
         settings = self._known(service)
-        _only(f"cluster({service})", words, _CLUSTER_WORDS)
+        check_words(f"cluster({service})", words, _CLUSTER_WORDS)
         given = {word: value for word, value in words.items() if value is not None}
         if "connect_timeout" in given:
-            _duration(f"cluster({service})", "connect_timeout", given["connect_timeout"])
+            check_duration(f"cluster({service})", "connect_timeout", given["connect_timeout"])
         if given.get("tls", "disable") not in ("istio_mutual", "disable"):
             raise InvalidValue(f"cluster({service}): tls {given['tls']!r}: istio_mutual or disable")
         return self._with(service, cluster={**settings.cluster, **given})
@@ -244,7 +248,7 @@ class Configuration:
             words = {**rule}
             service = words.pop("service", self.entry)
             self._known(service)
-            match = _match(GATEWAY, words.pop("match", {}), self)
+            match = check_match(GATEWAY, words.pop("match", {}), self.services)
             made.append(self._rule(service, Rule(match=match, to_service=service), words))
         return replace(self, ingress=tuple(made), ingress_hosts=tuple(hosts))
 
@@ -255,8 +259,7 @@ class Configuration:
     # What the verbs are made of
 
     def _known(self, service: str) -> Settings:
-        if service not in self.services:
-            raise InvalidValue(f"unknown service {service!r}; there are {', '.join(sorted(self.services))}")
+        check_service(service, self.services)
         return self.of(service)
 
     def _with(self, service: str, **changes: Any) -> Configuration:
@@ -266,7 +269,7 @@ class Configuration:
         """Return `old` with the words that are given, each checked."""
         given = {word: value for word, value in words.items() if value is not None}
         known = [one.name for one in fields(Rule) if one.name != "match"]
-        _only(f"route({service})", given, (*known, "to"))
+        check_words(f"route({service})", given, (*known, "to"))
         if "to" in given and "weights" in given:
             raise InvalidValue(f"route({service}): give either to or weights")
         if "to" in given:
@@ -278,13 +281,13 @@ class Configuration:
         elif "to_service" in given:
             given["weights"] = {}
         if "timeout" in given:
-            _duration(f"route({service})", "timeout", given["timeout"])
+            check_duration(f"route({service})", "timeout", given["timeout"])
         for word, parts in _RULE_WORDS.items():
-            _only(f"route({service}), {word}", given.get(word, {}), parts)
+            check_words(f"route({service}), {word}", given.get(word, {}), parts)
         if "mirror" in given:
             given["mirror"] = self._mirror(target, given["mirror"])
         if "fault" in given:
-            given["fault"] = _fault(service, given["fault"])
+            given["fault"] = check_fault(service, given["fault"])
         return replace(old, **given)
 
     def _weights(self, service: str, weights: Mapping[str, int]) -> dict[str, int]:
@@ -304,12 +307,12 @@ class Configuration:
             raise InvalidValue(f"{service} has no version {version!r}; there are {', '.join(versions)}")
 
     def _mirror(self, service: str, mirror: Json) -> Json:
-        _only(f"route({service}), mirror", mirror, ("to", "percent", "service"))
+        check_words(f"route({service}), mirror", mirror, ("to", "percent", "service"))
         target = mirror.get("service") or service
         self._known(target)
         if mirror.get("to"):
             self._version(target, mirror["to"])
-        _percent(f"route({service}), mirror", mirror.get("percent", 100))
+        check_percent(f"route({service}), mirror", mirror.get("percent", 100))
         return {"service": target, "to": mirror.get("to", ""), "percent": mirror.get("percent", 100)}
 
 
@@ -317,52 +320,3 @@ def _settings(data: Json) -> Settings:
     rules = tuple(Rule(**rule) for rule in data["rules"])
     rest = {"rules": rules, "default": Rule(**data["default"]), "rbac": tuple(data["rbac"])}
     return Settings(**{**data, **rest})
-
-
-def _match(service: str, match: Json, configuration: Configuration) -> Json:
-    where = f"route({service}), match"
-    _only(where, match, _MATCH_WORDS)
-    if len(paths := [word for word in _PATH_WORDS if word in match]) > 1:
-        raise InvalidValue(f"{where}: {' and '.join(paths)} exclude each other")
-    for word in ("prefix", "path"):
-        if word in match and not str(match[word]).startswith("/"):
-            raise InvalidValue(f"{where}: {word} {match[word]!r} does not begin with /")
-    if "source" in match:
-        configuration._known(match["source"])
-    for name, value in match.get("headers", {}).items():
-        if not re.fullmatch(r"[-!#$%&'*+.^_`|~0-9A-Za-z:]+", name):
-            raise InvalidValue(f"{where}: {name!r} is no name of a header")
-        if not isinstance(value, str):
-            if not isinstance(value, dict) or len(value) != 1:
-                raise InvalidValue(f"{where}: header {name}: a text, or one of {', '.join(_HEADER_WORDS)}")
-            _only(f"{where}, header {name}", value, _HEADER_WORDS)
-    return match
-
-
-def _fault(service: str, fault: Json) -> Json:
-    where = f"fault({service})"
-    _only(where, fault, tuple(_FAULT_WORDS))
-    for kind, words in fault.items():
-        _only(f"{where}, {kind}", words, _FAULT_WORDS[kind])
-        if (needed := _FAULT_WORDS[kind][0]) not in words:
-            raise InvalidValue(f"{where}, {kind}: {needed} is missing")
-        _percent(f"{where}, {kind}", words.get("percentage", 100))
-    if "delay" in fault:
-        _duration(where, "fixed_delay", fault["delay"]["fixed_delay"])
-    return fault
-
-
-def _only(where: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    unknown = [word for word in given if word not in known]
-    if unknown:
-        raise InvalidValue(f"{where}: unknown word {unknown[0]!r}; the words are {', '.join(known)}")
-
-
-def _duration(where: str, word: str, value: object) -> None:
-    if not isinstance(value, str) or not re.fullmatch(r"\d+(\.\d{1,9})?s", value):
-        raise InvalidValue(f"{where}: {word} {value!r} is no duration such as '0.5s'")
-
-
-def _percent(where: str, value: object) -> None:
-    if not isinstance(value, int | float) or not 0 <= value <= 100:
-        raise InvalidValue(f"{where}: {value!r} is not from 0 to 100 percent")

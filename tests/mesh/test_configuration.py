@@ -5,7 +5,8 @@ import json
 import pytest
 
 from cnlab.errors import InvalidValue
-from cnlab.mesh.configuration import Configuration
+from cnlab.mesh import mtls, quota
+from cnlab.mesh.configuration import MODES, PERIODS, Configuration
 
 SHOP = Configuration({"front": ("v1",), "reviews": ("v1", "v2", "v3")}, "front")
 
@@ -152,3 +153,8 @@ def test_wrong_word_is_refused_in_one_line(what):
         say()
 
     assert expected == str(caught.value)
+
+
+def test_modes_and_periods_are_those_of_the_control_plane():
+    """They are written twice, for those who only want something need neither gRPC nor Envoy's protobuf."""
+    assert (mtls.MODES, tuple(quota.UNITS)) == (MODES, PERIODS)
