@@ -57,7 +57,8 @@ class Mesh:
     Args:
         application: what runs in it.
         discovery: how sidecars get their configuration: by ADS over gRPC, either only what differs
-            (``delta``) or the state of the world (``sotw``), or by ``files`` that they watch.
+            (``delta``) or the state of the world (``sotw``), or by ``files`` that they watch; a file has no
+            way back, so what they refuse then is known to their statistics only (``update_rejected``).
         mtls: what sidecars accept: ``permissive``, ``strict`` or ``disable``; the first two let them speak
             TLS among each other.
         tracing: whether sidecars send spans.
@@ -584,4 +585,4 @@ class Mesh:
 def _require(proxy: Proxy) -> None:
     """Say that a proxy is dead before a connection to it says only that it was refused."""
     if not proxy.is_running:
-        raise ProgramEnded(proxy.name, "its proxy does not run", proxy.log)
+        raise proxy.ended("its proxy does not run")

@@ -140,7 +140,7 @@ def test_peers_of_a_dead_sidecar_see_an_upstream_failure(mesh):
     assert 503 == response.status
     assert "UF" in response.headers["x-response-flags"]
     assert (True, False) == (instance.is_running, instance.sidecar.is_running)
-    with pytest.raises(ProgramEnded, match="ratings-v1-0: its proxy does not run"):
+    with pytest.raises(ProgramEnded, match=r"ratings-v1-0: its proxy does not run: killed by signal 9$"):
         mesh.get("/reviews/0", to="reviews", from_="ratings")
     instance.sidecar.restart()
     assert 200 == ratings(mesh).status
