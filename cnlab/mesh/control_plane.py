@@ -24,7 +24,6 @@ from typing import Any
 
 import grpc
 
-from cnlab.errors import CnlabError
 from cnlab.mesh import files, traffic
 from cnlab.mesh.assembly import Assembler
 from cnlab.mesh.authority import CertificateAuthority, Identities
@@ -140,8 +139,8 @@ class ControlPlane:
                 async with self._changing:
                     try:
                         await self._send_again()
-                    except CnlabError as error:
-                        _LOG.error("the registry has changed, and nodes keep what they had: %s", error)
+                    except Exception:
+                        _LOG.exception("the registry has changed, and nodes keep what they had")
 
     async def _send_again(self) -> None:
         if self.wanted is not None and self.registry.services() != self._served:

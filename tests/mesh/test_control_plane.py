@@ -263,6 +263,48 @@ def test_endpoint_that_somebody_else_registers_gets_requests(tmp_path):
                 )
 
 
+def test_registry_that_fails_once_is_read_again(settings, caplog):
+    """What a cluster answers is not ours to promise; the next change brings what was missed."""
+    registry = StaticRegistry()
+    new = Endpoint("front", "127.1.2.10", 9080, {"version": "v1"})
+
+    async def change():
+        plane = ControlPlane(settings, registry)
+        await plane.configure(Wanted(SHOP, WORKLOADS), timeout_s=0)
+        following = asyncio.create_task(plane.follow_registry())
+        await asyncio.sleep(0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(registry, "services", lambda: 1 / 0)
+            registry.add(new)
+            while not caplog.records:
+                await asyncio.sleep(0.01)
+        registry.add(replace(new, address="127.1.2.11"))
+        while plane.version == 1:
+            await asyncio.sleep(0.01)
+        following.cancel()
+        return plane.discovery.snapshot(GATEWAY)[EDS]["outbound|9080||front"].to_dict()
+
+    made = asyncio.run(asyncio.wait_for(change(), 10))
+
+    assert "nodes keep what they had" in caplog.text
+    assert 2 == len(made["endpoints"][0]["lb_endpoints"])
+
+
+def test_registry_as_it_was_sends_nothing(settings):
+    """An update that says what is known, as clusters send them all the time, costs no sidecar anything."""
+
+    async def tell():
+        plane = ControlPlane(settings)
+        following = asyncio.create_task(plane.follow_registry())
+        await plane.configure(Wanted(SHOP, WORKLOADS), timeout_s=0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        following.cancel()
+        return plane.version
+
+    assert 1 == asyncio.run(tell())
+
+
 def test_refusal_is_told_even_if_the_way_back_is_not_answered(settings, monkeypatch):
     """Envoy's words are what the user needs; who is silent afterwards is another matter."""
     refusal = Ack("front-v1-0", "RDS", "2", "7", error="missing )")
