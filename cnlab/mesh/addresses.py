@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from cnlab.apps.addresses import is_free
 from cnlab.apps.launcher import Launcher
 from cnlab.mesh.errors import MeshError, PortTaken
 
@@ -121,7 +122,7 @@ def reserve(ports: Ports, *, choose: random.Random | None = None) -> Iterator[Su
             except OSError:
                 continue
             for word, port in ports.as_dict().items():
-                if not _is_free(f"{network}.{_LAST_INSTANCE}", port):  # only who is everywhere is there too
+                if not is_free(f"{network}.{_LAST_INSTANCE}", port):  # only who is everywhere is there too
                     raise PortTaken(_EVERY_ADDRESS, port, word)
             yield Subnet(network)
             return
@@ -134,15 +135,5 @@ def check_free(address: str, port: int, word: str) -> None:
     Raises:
         PortTaken: somebody does already; `word` says what the mesh needs the port for.
     """
-    if not _is_free(address, port):
+    if not is_free(address, port):
         raise PortTaken(address, port, word)
-
-
-def _is_free(address: str, port: int) -> bool:
-    with socket.socket() as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            attempt.bind((address, port))
-        except OSError:
-            return False
-    return True
