@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cnlab.apps import bookinfo
 from cnlab.mesh import Mesh
-from cnlab.mesh.authority import CertificateAuthority
+from cnlab.mesh.auth.authority import CertificateAuthority
 from cnlab.mesh.load import load
 
 PROMISED_P50_S, PROMISED_P95_S = 0.010, 0.030

@@ -8,7 +8,7 @@ import time
 from cnlab.apps import bookinfo
 from cnlab.clock import wait_until
 from cnlab.mesh import Mesh
-from cnlab.mesh.identity import load_certificates
+from cnlab.mesh.auth.identity import load_certificates
 from cnlab.mesh.load import Load, loading
 
 SECONDS = 60.0

@@ -21,11 +21,11 @@ import grpc
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 
 from cnlab.linux import procfs
-from cnlab.mesh import resources as of
-from cnlab.mesh.discovery import SERVICE, Discovery
-from cnlab.mesh.registry import Endpoint
-from cnlab.mesh.resources import CDS, EDS, LDS, RDS
-from cnlab.mesh.snapshot import Snapshot, pack
+from cnlab.mesh.pilot import resources as of
+from cnlab.mesh.pilot.discovery import SERVICE, Discovery
+from cnlab.mesh.pilot.registry import Endpoint
+from cnlab.mesh.pilot.resources import CDS, EDS, LDS, RDS
+from cnlab.mesh.pilot.snapshot import Snapshot, pack
 
 SIZES = (10, 100, 1000)
 CHANGES = 15

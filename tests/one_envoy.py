@@ -21,10 +21,12 @@ from typing import Any, TypeVar
 
 import grpc
 
-from cnlab.mesh import instance, resources, telemetry, tracing
-from cnlab.mesh.identity import Svid
-from cnlab.mesh.mtls import sds_secrets
-from cnlab.mesh.proxy import Proxy
+from cnlab.mesh.auth.identity import Svid
+from cnlab.mesh.auth.mtls import sds_secrets
+from cnlab.mesh.data_plane import instance
+from cnlab.mesh.data_plane.proxy import Proxy
+from cnlab.mesh.mixer import telemetry, tracing
+from cnlab.mesh.pilot import resources
 
 T = TypeVar("T")
 SERVICES = "xds-grpc"

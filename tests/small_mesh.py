@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from cnlab.mesh.registry import Endpoint
-from cnlab.mesh.resources import (
+from cnlab.mesh.pilot.registry import Endpoint
+from cnlab.mesh.pilot.resources import (
     CDS,
     EDS,
     LDS,

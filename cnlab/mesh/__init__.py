@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cnlab.mesh.addresses import Ports
+    from cnlab.mesh.data_plane.proxy import Proxy
     from cnlab.mesh.errors import MeshError, Rejected
     from cnlab.mesh.mesh import Mesh
-    from cnlab.mesh.proxy import Proxy
 
 __all__ = ["Mesh", "MeshError", "Ports", "Proxy", "Rejected"]
-_HOMES = {"Mesh": "mesh", "MeshError": "errors", "Ports": "addresses", "Proxy": "proxy", "Rejected": "errors"}
+_HOMES = {
+    "Mesh": "mesh",
+    "MeshError": "errors",
+    "Ports": "addresses",
+    "Proxy": "data_plane.proxy",
+    "Rejected": "errors",
+}
 
 
 def __getattr__(name: str) -> Any:

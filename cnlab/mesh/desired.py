@@ -9,8 +9,8 @@ from dataclasses import replace
 from cnlab.errors import InvalidValue
 from cnlab.mesh.change import Change, View
 from cnlab.mesh.configuration import Configuration, Json, Workload
+from cnlab.mesh.control_plane.remote import RemoteControlPlane
 from cnlab.mesh.errors import MeshError, Rejected
-from cnlab.mesh.remote import RemoteControlPlane
 
 TIMEOUT_S = 10.0
 

@@ -26,26 +26,28 @@ from cnlab import apps
 from cnlab.apps.deployment import Response, count, exchange
 from cnlab.apps.launcher import Launcher, ProcessLauncher
 from cnlab.errors import InvalidValue
-from cnlab.mesh import addresses, reports
+from cnlab.mesh import addresses
 from cnlab.mesh.addresses import Places, Ports
 from cnlab.mesh.change import Change, View
 from cnlab.mesh.configuration import GATEWAY, Configuration, Json
+from cnlab.mesh.control_plane import reports
+from cnlab.mesh.control_plane.remote import RemoteControlPlane
+from cnlab.mesh.data_plane.fleet import Fleet
+from cnlab.mesh.data_plane.instance import ORDERS, Instance, Order
+from cnlab.mesh.data_plane.proxy import Proxy, find_envoy
+from cnlab.mesh.data_plane.scaling import Scaling
 from cnlab.mesh.desired import Desired
 from cnlab.mesh.errors import ControlPlaneDown, ProgramEnded
-from cnlab.mesh.fleet import Fleet
-from cnlab.mesh.instance import ORDERS, Instance, Order
-from cnlab.mesh.proxy import Proxy, find_envoy, private_directory
-from cnlab.mesh.remote import RemoteControlPlane
-from cnlab.mesh.scaling import Scaling
+from cnlab.mesh.process import private_directory, proportional_bytes
 from cnlab.mesh.settings import ControlPlaneSettings, Surroundings
 
 if TYPE_CHECKING:
     from cnlab.mesh.istio import Manifests, Plan
     from cnlab.mesh.load import Load
-    from cnlab.mesh.metrics import Edge, Signals
-    from cnlab.mesh.subscription import Ack
-    from cnlab.mesh.telemetry import Record
-    from cnlab.mesh.traces import Trace
+    from cnlab.mesh.mixer.telemetry import Record
+    from cnlab.mesh.mixer.traces import Trace
+    from cnlab.mesh.observability.metrics import Edge, Signals
+    from cnlab.mesh.pilot.subscription import Ack
 
 DISCOVERY = ("delta", "sotw", "files")
 OUTSIDE = "outside"
@@ -135,7 +137,7 @@ class Mesh:
         *_, is_transparent = self._reports
         if not is_transparent:
             return addresses.reserve(self.ports)
-        from cnlab.mesh.interception import PodNetwork, require_wide_addresses
+        from cnlab.mesh.data_plane.interception import PodNetwork, require_wide_addresses
 
         require_wide_addresses()
         return PodNetwork(self.services, self.ports, directory)
@@ -163,7 +165,7 @@ class Mesh:
         )
 
     def _services(self) -> Any:
-        from cnlab.mesh.registry import Endpoint, StaticRegistry
+        from cnlab.mesh.pilot.registry import Endpoint, StaticRegistry
 
         ready = [one for one in self.instances if one.is_ready]
         endpoints = [
@@ -216,8 +218,6 @@ class Mesh:
     @property
     def memory_bytes(self) -> dict[str, int]:
         """What all processes take, pages that they share counted in parts."""
-        from cnlab.mesh.process import proportional_bytes
-
         parts = {
             "apps": sum(proportional_bytes(one.pid) for one in self.instances if one.is_running),
             "sidecars": sum(proxy.memory_bytes for proxy in self.sidecars.values()),
@@ -558,14 +558,14 @@ class Mesh:
         Args:
             window_s: how far to look back; without it, as far as the access log goes. Saturation is of now.
         """
-        from cnlab.mesh import telemetry
+        from cnlab.mesh.mixer import telemetry
 
         records = self._records_of_last(window_s)
         return telemetry.golden_signals(records, window_s=window_s, saturation=self._in_flight())
 
     def edges(self, window_s: float | None = None) -> list[Edge]:
         """Return who has called whom, how often, and with what success; `window_s` as above."""
-        from cnlab.mesh import telemetry
+        from cnlab.mesh.mixer import telemetry
 
         return telemetry.edges(self._records_of_last(window_s), window_s=window_s)
 

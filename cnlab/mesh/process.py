@@ -8,13 +8,16 @@ See: prctl(2) on ``PR_SET_PDEATHSIG``; setpriv(1); proc_pid_smaps(5) on Pss.
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cnlab import host
+from cnlab.containers.network.last_will import LastWill
 from cnlab.errors import MissingFeature
 from cnlab.linux import procfs
 
@@ -111,3 +114,13 @@ def proportional_bytes(pid: int) -> int:
     except (ProcessLookupError, PermissionError):
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+
+
+@contextlib.contextmanager
+def private_directory(prefix: str) -> Iterator[Path]:
+    """Make a directory that nobody else may look into, and remove it in the end, also if we are killed."""
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as directory,
+        LastWill(f"sleep 0.2; rm -rf -- {shlex.quote(directory)}"),
+    ):
+        yield Path(directory)

@@ -20,11 +20,13 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
-from cnlab.mesh import mtls, policy, quota, rbac, resources, telemetry, tracing
-from cnlab.mesh.bootstrap import CONTROL_PLANE
+from cnlab.mesh.auth import mtls
 from cnlab.mesh.configuration import GATEWAY, Configuration, Rule, Settings, Workload
-from cnlab.mesh.registry import Endpoint, Service
-from cnlab.mesh.resources import ADS, CDS, EDS, LDS, RDS, Json
+from cnlab.mesh.mixer import policy, quota, rbac, telemetry, tracing
+from cnlab.mesh.pilot import resources
+from cnlab.mesh.pilot.bootstrap import CONTROL_PLANE
+from cnlab.mesh.pilot.registry import Endpoint, Service
+from cnlab.mesh.pilot.resources import ADS, CDS, EDS, LDS, RDS, Json
 from cnlab.mesh.settings import Surroundings
 
 OUTBOUND, INBOUND, INGRESS = "outbound", "inbound", "ingress"

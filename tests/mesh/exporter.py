@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from cnlab.mesh.scraper import SIDECAR_PATH, Target
+from cnlab.mesh.observability.scraper import SIDECAR_PATH, Target
 
 
 def counted(requests: int, errors: int) -> str:

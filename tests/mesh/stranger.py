@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 
-from cnlab.mesh.resources import SDS
+from cnlab.mesh.pilot.resources import SDS
 from cnlab.mesh.unix_socket import UnixConnection
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from cnlab.errors import InvalidValue
-from cnlab.mesh import mtls, quota
+from cnlab.mesh.auth import mtls
 from cnlab.mesh.configuration import MODES, PERIODS, Configuration
+from cnlab.mesh.mixer import quota
 
 SHOP = Configuration({"front": ("v1",), "reviews": ("v1", "v2", "v3")}, "front")
 

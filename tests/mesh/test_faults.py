@@ -13,8 +13,9 @@ from cnlab import host
 from cnlab.apps import bookinfo
 from cnlab.clock import wait_until
 from cnlab.errors import InvalidValue, MissingFeature
-from cnlab.mesh import Mesh, desired, proxy
+from cnlab.mesh import Mesh, desired
 from cnlab.mesh.addresses import Ports
+from cnlab.mesh.data_plane import proxy
 from cnlab.mesh.errors import ControlPlaneDown, NotAccepted, PortTaken, ProgramEnded, Rejected
 
 UNCLOSED = {"match": {"safe_regex": "/(unclosed"}, "to": "v3"}

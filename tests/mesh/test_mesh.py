@@ -11,8 +11,8 @@ from cnlab.apps.deployment import exchange
 from cnlab.clock import wait_until
 from cnlab.errors import InvalidValue
 from cnlab.mesh import Mesh
-from cnlab.mesh.exposition import OPENMETRICS, check_openmetrics
 from cnlab.mesh.load import loading
+from cnlab.mesh.observability.exposition import OPENMETRICS, check_openmetrics
 
 PATHS = {"reviews": "/reviews/0", "ratings": "/ratings/0", "details": "/details/0"}
 

@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from cnlab.mesh import rbac, traffic
-from cnlab.mesh.bootstrap import CONTROL_PLANE
+from cnlab.mesh import traffic
 from cnlab.mesh.configuration import GATEWAY, Configuration, Workload
 from cnlab.mesh.desired import stages
-from cnlab.mesh.registry import Endpoint, StaticRegistry
-from cnlab.mesh.resources import CDS, EDS, LDS, RDS
+from cnlab.mesh.mixer import rbac
+from cnlab.mesh.pilot.bootstrap import CONTROL_PLANE
+from cnlab.mesh.pilot.registry import Endpoint, StaticRegistry
+from cnlab.mesh.pilot.resources import CDS, EDS, LDS, RDS
+from cnlab.mesh.pilot.snapshot import Snapshot
 from cnlab.mesh.settings import Surroundings
-from cnlab.mesh.snapshot import Snapshot
 
 SHOP = Configuration({"front": ("v1",), "reviews": ("v1", "v2")}, "front")
 WORKLOADS = [

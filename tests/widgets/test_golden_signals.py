@@ -7,8 +7,8 @@ import math
 import pytest
 
 from cnlab.errors import InvalidValue
-from cnlab.mesh.rules import golden_queries
-from cnlab.mesh.series import Series
+from cnlab.mesh.observability.rules import golden_queries
+from cnlab.mesh.observability.series import Series
 from cnlab.widgets.golden_signals import STATIC_NOTE, SignalsPanel, draw_signals
 
 

@@ -1,7 +1,7 @@
 """PeerAuthentication and AuthorizationPolicy: who may speak to whom.
 
-An AuthorizationPolicy goes to Envoy's own RBAC filter, see `cnlab.mesh.rbac`; here it is only found out which
-services it selects.
+An AuthorizationPolicy goes to Envoy's own RBAC filter, see `cnlab.mesh.mixer.rbac`; here it is only found out
+which services it selects.
 
 See: Istio, "PeerAuthentication", "Authorization Policy".
 """
@@ -49,6 +49,6 @@ def authorization(objects: Objects, known: Known) -> dict[Subject, list[Call]]:
 
 
 def _check(manifest: Json) -> None:
-    from cnlab.mesh import rbac
+    from cnlab.mesh.mixer import rbac
 
     rbac.check(manifest)

@@ -1,0 +1,1 @@
+"""The data plane: Envoys beside the apps, which touch every request."""

@@ -1,0 +1,1 @@
+"""Mixer: checks requests by policies and quotas, and gathers what sidecars report of them."""
