@@ -157,7 +157,8 @@ class ControlPlane:
             self._told.replace(self.wanted.endpoints if self.wanted else ())
             raise
         # A new policy is there before a request is asked about, an old one until none is
-        self.authorizer.replace((self.wanted.rego if self.wanted else {}) | wanted.rego)
+        rego = (self.wanted.rego if self.wanted else {}) | wanted.rego
+        await asyncio.to_thread(self.authorizer.replace, rego)  # each new one is tried, which takes a moment
         self.limiter.replace(wanted.limits)
         self.version += 1
         gone = set(self.wanted.services if self.wanted else ()) - set(wanted.services)

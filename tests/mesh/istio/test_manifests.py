@@ -424,7 +424,7 @@ def test_plan_can_be_read_before_it_is_run():
     [
         (CANARY, "spec.http.0.corsPolicy", {}, r"VirtualService/reviews: spec.http\[0\].corsPolicy is not"),
         (CANARY, "spec.tcp", [], "spec.tcp is not supported; supported there: hosts, gateways, http"),
-        (CANARY, "spec.hosts", ["opinions"], "host 'opinions' is no service of this mesh; there are details, "),
+        (CANARY, "spec.hosts", ["stars"], "host 'stars' is no service of this mesh; there are details, "),
         (CANARY, "spec.http.0.route.0.weight", 20, "route: the weights sum to 30, not to 100"),
         (CANARY, "spec.http.0.route.1.destination.subset", "v9", "no DestinationRule has 'v9' of reviews"),
         (CANARY, "spec.http.0.route.1.destination.host", "details", "no DestinationRule has 'newest'"),
