@@ -79,7 +79,7 @@ MISTAKES = {
         task="storm-proof",
         changes={'{"value": percent}': '{"value": 100 if percent > 1 else percent}'},
         loses="check-budget-share",
-        says="expected about 8 retries when 40 requests fail at once and 25 % may be retries, got 20",
+        says="expected about 8 retries when 40 requests fail at once and 25 % may be retries, got 2",
     ),
     "is mean at night": Mistake(
         task="storm-proof",
