@@ -39,7 +39,7 @@ def test_services_end_with_whoever_started_them(number):
         parent.send_signal(number)
 
     assert len(pids) == 6
-    wait_until(lambda: not any(is_alive(pid) for pid in pids), timeout_s=10, what="the services to end")
+    wait_until(lambda: not any(is_alive(pid) for pid in pids), timeout_s=30, what="the services to end")
 
 
 def is_alive(pid: int) -> bool:

@@ -129,10 +129,10 @@ def test_knob_with_a_wrong_value_breaks_nothing(shop, service):
 def test_request_in_flight_is_answered_when_the_service_is_stopped(launcher, service):
     """A rolling update must not cost a request."""
     running = start(launcher, service)
-    exchange(running.address, "POST", "/_slow?seconds=0.3")
+    exchange(running.address, "POST", "/_slow?seconds=1")
     with connect(running.address) as connection:
         connection.sendall(f"GET /{service}/0 HTTP/1.1\r\nhost: x\r\n\r\n".encode())
-        wait_until(lambda: exchange(running.address, "GET", "/_count").json()["requests"], timeout_s=10)
+        wait_until(lambda: exchange(running.address, "GET", "/_count").json()["requests"], timeout_s=30)
         stopping = threading.Thread(target=running.stop)
         stopping.start()
         status, head = read_response(connection)

@@ -62,14 +62,14 @@ def gives_key(target):
 
     def requests():
         yield request
-        done.wait(5)
+        done.wait(20)
 
     with grpc.insecure_channel(target) as channel:
         method = channel.stream_stream(
             ADS, pb.DiscoveryRequest.SerializeToString, pb.DiscoveryResponse.FromString
         )
         try:
-            return b"PRIVATE KEY" in next(method(requests(), timeout=5)).SerializeToString()
+            return b"PRIVATE KEY" in next(method(requests(), timeout=20)).SerializeToString()
         except grpc.RpcError:
             return False
         finally:
@@ -80,9 +80,9 @@ def main(network, directory, *left_out):
     """Try everything everywhere."""
     for address, port in sorted(set(ports(network))):
         if str(port) not in left_out:
-            report(f"{address}:{port}", lambda: http.client.HTTPConnection(address, port, timeout=5))  # noqa: B023
+            report(f"{address}:{port}", lambda: http.client.HTTPConnection(address, port, timeout=20))  # noqa: B023
     for path in sockets(directory):
-        report(f"unix:{path}", lambda: UnixConnection(path, timeout=5))  # noqa: B023
+        report(f"unix:{path}", lambda: UnixConnection(path, timeout=20))  # noqa: B023
 
 
 def report(target, connect):

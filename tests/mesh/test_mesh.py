@@ -112,18 +112,18 @@ def test_mirror_gets_a_copy_of_each_request(mesh):
             mesh.sidecars["reviews-v3-0"].stats(name.replace(".", r"\.")).get(name, 0) - before.get(name, 0)
             >= 5
         ),
-        timeout_s=5,
+        timeout_s=20,
         what="five copies",
     )
 
 
 def test_circuit_breaker_refuses_what_is_too_much(mesh):
     """A slow service is asked for one thing at a time; the others hear at once that it is busy: flag UO."""
-    mesh.slow("ratings", seconds=0.2)
+    mesh.slow("ratings", seconds=0.5)
     mesh.cluster(
         "ratings", circuit_breakers={"max_requests": 1, "max_pending_requests": 1, "max_connections": 1}
     )
-    result = mesh.load(PATHS["ratings"], to="ratings", concurrency=8, requests=16)
+    result = mesh.load(PATHS["ratings"], to="ratings", concurrency=8, requests=8)
 
     assert result.statuses[503] > 0
     assert "UO" in result.flags
@@ -141,10 +141,13 @@ def test_outlier_is_ejected(mesh):
             "max_ejection_percent": 50,
         },
     )
-    for _ in range(30):
-        ask(mesh, "reviews")
+    assert 500 in {ask(mesh, "reviews").status for _ in range(3)}
 
-    assert {200} == {ask(mesh, "reviews").status for _ in range(20)}
+    wait_until(
+        lambda: {ask(mesh, "reviews").status for _ in range(20)} == {200},
+        timeout_s=25,  # before it is let in again
+        what="twenty answers without an error",
+    )
 
 
 def test_strict_mode_refuses_plain_text(mesh):
@@ -190,7 +193,7 @@ def test_path_is_judged_as_the_app_will_read_it(mesh):
 
 def test_rate_limit_counts_each_source_by_itself(mesh):
     """Two for reviews, two for productpage."""
-    mesh.rate_limit("ratings", requests=2, per="hour", by="source")
+    mesh.rate_limit("ratings", requests=2, per="day", by="source")
     statuses = {
         source: [ask(mesh, "ratings", from_=source).status for _ in range(3)]
         for source in ("reviews", "details")
@@ -201,7 +204,7 @@ def test_rate_limit_counts_each_source_by_itself(mesh):
 
 def test_local_rate_limit_needs_nobody(mesh):
     """The bucket is in the sidecar."""
-    mesh.local_rate_limit("ratings", requests=1, per="hour")
+    mesh.local_rate_limit("ratings", requests=1, per="day")
 
     assert [200, 429] == [ask(mesh, "ratings").status for _ in range(2)]
 
@@ -307,7 +310,7 @@ def test_access_log_tells_both_ends_of_a_call(mesh):
     def of_this_request():
         return {one.reporter: one for one in mesh.access_log() if one.request_id.startswith("11111111-2222")}
 
-    found = wait_until(lambda: len(of_this_request()) == 2 and of_this_request(), timeout_s=5)
+    found = wait_until(lambda: len(of_this_request()) == 2 and of_this_request(), timeout_s=20)
     assert ("reviews", "ratings", 200) == (
         found["destination"].source,
         found["destination"].destination,
@@ -325,15 +328,15 @@ def test_saturation_is_what_waits_for_an_answer(mesh):
     mesh.slow("ratings", seconds=1)
     address, host = mesh._way("ratings", "reviews")
     with loading(f"http://{address}{PATHS['ratings']}", concurrency=3, headers={"host": host}):
-        wait_until(lambda: in_flight() == 3, timeout_s=5, what="3 in flight")
+        wait_until(lambda: in_flight() == 3, timeout_s=20, what="3 in flight")
 
-    wait_until(lambda: in_flight() == 0, timeout_s=5, what="none in flight")
+    wait_until(lambda: in_flight() == 0, timeout_s=20, what="none in flight")
 
 
 def test_window_leaves_out_what_was_before_it(mesh):
     """Else the requests of the last hour would be those "of the last second"."""
     ask(mesh, "ratings", from_="reviews")
-    wait_until(lambda: mesh.edges() and "ratings" in mesh.golden_signals(), timeout_s=5)
+    wait_until(lambda: mesh.edges() and "ratings" in mesh.golden_signals(), timeout_s=20)
 
     assert "ratings" not in mesh.golden_signals(window_s=0.001)
     assert [] == mesh.edges(window_s=0.001)
@@ -349,7 +352,7 @@ def test_trace_goes_through_all_services(mesh):
         return {span.service for trace in fresh for _, span in trace.walk()}
 
     expected = {"ingressgateway", "productpage", "details", "reviews"}
-    wait_until(lambda: expected <= services(), timeout_s=5, what=f"{expected} in one trace")
+    wait_until(lambda: expected <= services(), timeout_s=20, what=f"{expected} in one trace")
 
 
 def test_metrics_of_the_control_plane_are_openmetrics(mesh):
@@ -368,7 +371,7 @@ def test_certificates_rotate_and_the_proxy_presents_the_new_one(mesh):
 
     wait_until(
         lambda: before != instance.sidecar.certificate(instance.address, mesh.ports.inbound),
-        timeout_s=5,
+        timeout_s=20,
         what="the new certificate",
     )
     assert 200 == ask(mesh, "ratings", from_="reviews").status
@@ -388,7 +391,7 @@ def test_sidecars_learn_the_same_in_another_way(discovery):
     with Mesh(bookinfo(), discovery=discovery, tracing=False) as mesh:
         mesh.route("reviews", to="v2")
 
-        wait_until(lambda: "reviews-v2" == ask(mesh, "reviews").served_by, timeout_s=5)
+        wait_until(lambda: "reviews-v2" == ask(mesh, "reviews").served_by, timeout_s=20)
 
 
 @pytest.mark.parametrize("order", ["app-first", "proxy-first"])

@@ -11,7 +11,7 @@ def test_process_that_has_ended_is_sent_no_signal(monkeypatch, tmp_path):
     signalled = []
     process = Process(["true"], log=tmp_path / "true.log")
     process.start()
-    wait_until(lambda: not process.is_running, timeout_s=10, what="true to end")
+    wait_until(lambda: not process.is_running, timeout_s=30, what="true to end")
     monkeypatch.setattr(os, "killpg", lambda *words: signalled.append(words))
 
     process.kill()
@@ -24,12 +24,12 @@ def test_killed_process_takes_what_it_started_along(tmp_path):
     """A shell between us and a program must not leave the program behind."""
     process = Process(["sh", "-c", "sleep 1000 & echo $!; wait"], log=tmp_path / "shell.log")
     process.start()
-    wait_until(lambda: process.log.strip(), timeout_s=10, what="the shell to start it")
+    wait_until(lambda: process.log.strip(), timeout_s=30, what="the shell to start it")
     started = int(process.log)
 
     process.kill()
 
-    wait_until(lambda: has_ended(started), timeout_s=10, what=f"process {started} to end")
+    wait_until(lambda: has_ended(started), timeout_s=30, what=f"process {started} to end")
     assert -9 == process.returncode
 
 

@@ -22,7 +22,7 @@ from cnlab.mesh.auth.mtls import (
 )
 from cnlab.mesh.pilot import resources
 
-REFUSED = (ConnectionResetError, ConnectionAbortedError, ssl.SSLError, EOFError)
+REFUSED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError, ssl.SSLError, EOFError)
 
 
 def inbound(name, mode, directory):
@@ -146,17 +146,17 @@ def test_caller_whose_certificate_has_expired_is_refused(pair):
 
 def test_short_lived_certificate_ends_by_itself(pair):
     """Nobody has to be told that it is no longer good."""
-    client = pair.client(pair.authority.issue("reviews", ttl_s=2))
-    before = ask(pair.callee("strict"), tls=client).status
+    svid = pair.authority.issue("reviews", ttl_s=2)
+    client = pair.client(svid)
 
-    def is_refused():
+    def refused_at():
         with contextlib.suppress(*REFUSED):
             ask(pair.callee("strict"), tls=client)
-            return False
-        return True
+            return None
+        return time.time()
 
-    assert 200 == before
-    assert wait_until(is_refused, timeout_s=10, poll_s=0.1, what="the end of the certificate")
+    refused = wait_until(refused_at, timeout_s=30, poll_s=0.1, what="the end of the certificate")
+    assert refused >= svid.not_after
 
 
 def test_permissive_listener_takes_both(pair):
@@ -199,8 +199,8 @@ def test_rotation_drops_no_request(pair):
             before = len(statuses)
             svid = pair.give("ratings")
             pair.give("reviews")
-            wait_until(lambda: pair.serial_number("strict") == svid.serial_number, timeout_s=10)  # noqa: B023
-            wait_until(lambda: len(statuses) >= before + 5, timeout_s=10)  # noqa: B023
+            wait_until(lambda: pair.serial_number("strict") == svid.serial_number, timeout_s=30)  # noqa: B023
+            wait_until(lambda: len(statuses) >= before + 5, timeout_s=30)  # noqa: B023
     finally:
         stop.set()
         thread.join()
@@ -212,7 +212,7 @@ def test_client_sees_the_new_serial_number_after_rotation(pair):
     """New connections show the new certificate at once; nothing is restarted."""
     old = pair.serial_number("strict")
     new = pair.give("ratings").serial_number
-    wait_until(lambda: pair.serial_number("strict") == new, timeout_s=10, what="the new certificate")
+    wait_until(lambda: pair.serial_number("strict") == new, timeout_s=30, what="the new certificate")
 
     assert old != new
 
@@ -223,7 +223,7 @@ def test_root_can_be_replaced_while_both_are_trusted(pair):
     pair.authority.rotate_root()
     put_secrets(pair.directory / "reviews", pair.authority.issue("reviews"), pair.authority.bundle)
     svid = pair.give("ratings")
-    wait_until(lambda: pair.serial_number("strict") == svid.serial_number, timeout_s=10)
+    wait_until(lambda: pair.serial_number("strict") == svid.serial_number, timeout_s=30)
     by_new_root = pair.client(pair.authority.issue("details"))
 
     def answer(client):
@@ -231,7 +231,7 @@ def test_root_can_be_replaced_while_both_are_trusted(pair):
             return ask(pair.callee("strict"), tls=client).status
         return None
 
-    assert wait_until(lambda: answer(by_new_root) == 200, timeout_s=10, what="trust in the new root")
+    assert wait_until(lambda: answer(by_new_root) == 200, timeout_s=30, what="trust in the new root")
     old.load_verify_locations(cadata=pair.authority.bundle)
     assert 200 == answer(old)
 

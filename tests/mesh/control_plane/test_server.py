@@ -232,7 +232,7 @@ def serving(settings, registry):
     thread = threading.Thread(target=loop.run_until_complete, args=(asyncio.wait([task]),), name="serve")
     thread.start()
     try:
-        wait_until(lambda: task.done() or settings.api_socket.exists(), timeout_s=10, what="its socket")
+        wait_until(lambda: task.done() or settings.api_socket.exists(), timeout_s=30, what="its socket")
         yield
     finally:
         loop.call_soon_threadsafe(task.cancel)
@@ -259,7 +259,7 @@ def test_endpoint_that_somebody_else_registers_gets_requests(tmp_path):
 
                 wait_until(
                     lambda: small_mesh.ask(subnet.gateway, settings.ports.gateway) == "v1",
-                    timeout_s=5,
+                    timeout_s=20,
                     what="a request to the new endpoint",
                 )
 
@@ -285,7 +285,7 @@ def test_registry_that_fails_once_is_read_again(settings, caplog):
         following.cancel()
         return plane.discovery.snapshot(GATEWAY)[EDS]["outbound|9080||front"].to_dict()
 
-    made = asyncio.run(asyncio.wait_for(change(), 10))
+    made = asyncio.run(asyncio.wait_for(change(), 30))
 
     assert "nodes keep what they had" in caplog.text
     assert 2 == len(made["endpoints"][0]["lb_endpoints"])
@@ -332,7 +332,7 @@ def test_long_answer_is_written_beside_the_event_loop(page):
 
     class Long:
         def as_dict(self):
-            return {"does_loop_go_on": goes_on.wait(5)}
+            return {"does_loop_go_on": goes_on.wait(30)}
 
     plane = SimpleNamespace(
         access_log=SimpleNamespace(records=lambda since: [Long(), Long()]),
@@ -371,7 +371,7 @@ def test_authority_that_fails_once_is_asked_again(settings, caplog):
 
     async def renew():
         renewal = asyncio.create_task(plane.renew_certificates())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while plane.discovery.snapshot("reviews-v1-0")[SDS]["default"] is before:
                 await asyncio.sleep(0.01)
         renewal.cancel()

@@ -119,11 +119,11 @@ with Proxy("orphan", {{"admin": {ADMIN!r}}}) as proxy:
     print(proxy.pid, proxy.directory, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     pid, directory = done.stdout.split()
 
-    wait_until(lambda: has_ended(int(pid)), timeout_s=10, what=f"process {pid} to end")
-    wait_until(lambda: not Path(directory).exists(), timeout_s=10, what=f"{directory} to be removed")
+    wait_until(lambda: has_ended(int(pid)), timeout_s=30, what=f"process {pid} to end")
+    wait_until(lambda: not Path(directory).exists(), timeout_s=30, what=f"{directory} to be removed")
 
 
 def test_proxy_outlives_the_thread_that_restarted_it():

@@ -168,7 +168,7 @@ class Mesh:
         def found():
             return [one for one in self.log.records() if (one.path, one.reporter) == (path, reporter)]
 
-        return wait_until(found, timeout_s=10, what=f"a record of {path}")[0]
+        return wait_until(found, timeout_s=30, what=f"a record of {path}")[0]
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def test_requests_do_not_wait_for_reports():
     ):
         outbound = pair[0]("outbound")
         ask(outbound, "/")
-        wait_until(lambda: deaf.streams, timeout_s=10, what="a stream of reports")
+        wait_until(lambda: deaf.streams, timeout_s=30, what="a stream of reports")
         statuses = {ask(outbound, "/" + "x" * 2000).status for _ in range(200)}
 
     assert {200} == statuses

@@ -49,7 +49,7 @@ def mesh():
 
 def whole(store, trace_id, spans):
     """Wait until so many spans of a trace have been reported."""
-    wait_until(lambda: trace_id in store and len(store[trace_id].spans) >= spans, timeout_s=10, what="spans")
+    wait_until(lambda: trace_id in store and len(store[trace_id].spans) >= spans, timeout_s=30, what="spans")
     return store[trace_id]
 
 

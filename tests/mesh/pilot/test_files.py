@@ -100,9 +100,9 @@ def test_new_endpoint_is_seen_by_requests(world):
     (there,) = before[EDS]["v2"].to_dict()["endpoints"]
     files.write(directory, before.updated("2", pack(EDS, {"cluster_name": "v1", "endpoints": [there]})))
 
-    wait_until(lambda: ask(address) == "v2", timeout_s=10, what="Envoy to read the assignment")
+    wait_until(lambda: ask(address) == "v2", timeout_s=30, what="Envoy to read the assignment")
     files.write(directory, before)
-    wait_until(lambda: ask(address) == "v1", timeout_s=10, what="Envoy to read it again")
+    wait_until(lambda: ask(address) == "v1", timeout_s=30, what="Envoy to read it again")
 
 
 def test_new_route_and_cluster_are_seen_by_requests(world):
@@ -115,9 +115,9 @@ def test_new_route_and_cluster_are_seen_by_requests(world):
     routes["virtual_hosts"][0]["routes"][0]["route"]["cluster"] = "new"
     files.write(directory, before.updated("2", new, pack(RDS, routes)))
 
-    wait_until(lambda: ask(address) == "v2", timeout_s=10, what="Envoy to read the route")
+    wait_until(lambda: ask(address) == "v2", timeout_s=30, what="Envoy to read the route")
     files.write(directory, before)
-    wait_until(lambda: ask(address) == "v1", timeout_s=10, what="Envoy to read it again")
+    wait_until(lambda: ask(address) == "v1", timeout_s=30, what="Envoy to read it again")
 
 
 def test_refused_file_shows_in_statistics_only(world):
@@ -128,6 +128,6 @@ def test_refused_file_shows_in_statistics_only(world):
     already = proxy.stats(word).get(word, 0)
     files.write(directory, before.updated("2", bad))
 
-    wait_until(lambda: proxy.stats(word).get(word, 0) > already, timeout_s=10, what="Envoy to refuse it")
+    wait_until(lambda: proxy.stats(word).get(word, 0) > already, timeout_s=30, what="Envoy to refuse it")
     assert "v1" == ask(address)
     files.write(directory, before)

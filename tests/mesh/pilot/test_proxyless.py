@@ -36,7 +36,7 @@ with grpc.insecure_channel("xds:///reviews") as channel:
     who = channel.unary_unary("/demo.Demo/Who")
     for line in sys.stdin:
         try:
-            print(who(b"", timeout=10).decode(), flush=True)
+            print(who(b"", timeout=30).decode(), flush=True)
         except grpc.RpcError as error:
             print(error.code(), error.details(), flush=True)
 """
@@ -100,7 +100,7 @@ def world(tmp_path):
         stack.callback(process.kill)
         yield server, Client(process), v1, v2
         process.stdin.close()
-        assert 0 == process.wait(timeout=10)
+        assert 0 == process.wait(timeout=30)
 
 
 def test_grpc_client_follows_the_route(world):
@@ -111,9 +111,9 @@ def test_grpc_client_follows_the_route(world):
     assert [] == server.settle("client")
     assert ["LDS", "RDS", "CDS", "EDS"] == [one.type for one in server.log]
     server.serve("client", resources("v2", v1, v2))
-    wait_until(lambda: client.call() == "v2", timeout_s=10, what="the client to take the new route")
+    wait_until(lambda: client.call() == "v2", timeout_s=30, what="the client to take the new route")
     server.serve("client", resources({"v1": 50, "v2": 50}, v1, v2))
-    wait_until(lambda: {client.call() for _ in range(5)} == {"v1", "v2"}, timeout_s=10, what="both")
+    wait_until(lambda: {client.call() for _ in range(5)} == {"v1", "v2"}, timeout_s=30, what="both")
 
 
 def test_refused_resource_is_reported_in_grpcs_words(world):
