@@ -41,7 +41,7 @@ def main(options: Options) -> int:
         from cnlab.grading.steps.course import Course
 
         course = Course.load(options.course)
-        if options.step != "release":  # which makes it
+        if options.step not in ("release", "validate"):  # which make one
             course.require_gradebook()
         return step(course, options)
     except (CnlabError, OSError) as error:
@@ -185,12 +185,14 @@ def _export(course: "Course", options: Options) -> int:
 
 def _validate(course: "Course", options: Options) -> int:
     from cnlab.grading.steps.assignment import Assignment
+    from cnlab.grading.steps.release import released_on_trial
     from cnlab.grading.steps.validate import validate
     from cnlab.grading.workers import pool
 
-    assignment = Assignment.load(course, options.assignment)
-    accepted = _accepted(assignment, options.accept, is_here=True)
-    failures = validate(course, assignment, accepted, lambda jobs: pool.run(jobs, workers=1))
+    with released_on_trial(course, options.assignment) as trial:
+        assignment = Assignment.load(trial, options.assignment)
+        accepted = _accepted(assignment, options.accept, is_here=True)
+        failures = validate(trial, assignment, accepted, lambda jobs: pool.run(jobs, workers=1))
     for failure in failures:
         _warn(failure)
     if not failures:

@@ -1,10 +1,12 @@
 """Make the students' version of an assignment, by nbgrader's own means, and put it into the exchange."""
 
 import contextlib
+import copy
 import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,8 +35,7 @@ def release(course: Course, assignment: str, *, to_exchange: bool | None = None)
     Raises:
         CnlabError: nbgrader refuses; the message says why.
     """
-    if not course.source(assignment).is_dir():
-        raise CnlabError(f"there is no assignment in {course.source(assignment)}")
+    _require_source(course, assignment)
     with locked(course.private, f"the course in {course.root}"):
         _generate(course, assignment)
         course.coursedir.assignment_id = assignment
@@ -50,6 +51,29 @@ def release(course: Course, assignment: str, *, to_exchange: bool | None = None)
             shelf = Path(exchange.root, course.course_id)
             arrivals.set_sticky(shelf / "inbound")
             yield f"put it into {shelf / 'outbound'}"
+
+
+@contextlib.contextmanager
+def released_on_trial(course: Course, assignment: str) -> Iterator[Course]:
+    """Give a course, gone with the block, in which the assignment was released as it is written now.
+
+    Raises:
+        CnlabError: nbgrader refuses; the message says why.
+    """
+    _require_source(course, assignment)
+    with tempfile.TemporaryDirectory(prefix="cnlab-trial-") as directory:
+        config = copy.deepcopy(course.config)
+        config.CourseDirectory.root = directory
+        config.CourseDirectory.source_directory = str(course.root / course.coursedir.source_directory)
+        config.CourseDirectory.db_url = f"sqlite:///{directory}/gradebook.db"
+        trial = Course(config, CourseDirectory(config=config))
+        _generate(trial, assignment)
+        yield trial
+
+
+def _require_source(course: Course, assignment: str) -> None:
+    if not course.source(assignment).is_dir():
+        raise CnlabError(f"there is no assignment in {course.source(assignment)}")
 
 
 def _generate(course: Course, assignment: str) -> None:

@@ -1,4 +1,7 @@
-"""See whether the instructor's own solution passes all checks when it is graded as a student's is."""
+"""See whether the instructor's own solution passes all checks when it is graded as a student's is.
+
+That is to be known before students get the assignment, so the command asks of a release on trial.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
