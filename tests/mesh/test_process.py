@@ -3,7 +3,7 @@
 import os
 
 from cnlab.clock import wait_until
-from cnlab.mesh.process import Process
+from cnlab.mesh.process import Process, proportional_bytes
 
 
 def test_process_that_has_ended_is_sent_no_signal(monkeypatch, tmp_path):
@@ -31,6 +31,18 @@ def test_killed_process_takes_what_it_started_along(tmp_path):
 
     wait_until(lambda: has_ended(started), timeout_s=30, what=f"process {started} to end")
     assert -9 == process.returncode
+
+
+def test_memory_of_a_process_holds_what_it_started(tmp_path):
+    """The control plane's evaluators are a part of what a policy costs."""
+    process = Process(["sh", "-c", "sleep 1000 & echo; wait"], log=tmp_path / "shell.log")
+    process.start()
+    try:
+        wait_until(lambda: process.log, timeout_s=30, what="the shell to start it")
+
+        assert process.memory_bytes > proportional_bytes(process.pid)
+    finally:
+        process.kill()
 
 
 def has_ended(pid):

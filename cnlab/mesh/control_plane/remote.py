@@ -6,7 +6,6 @@ See: `control_plane` for what runs there.
 import contextlib
 import http.client
 import json
-import os
 import sys
 import threading
 import urllib.parse
@@ -20,7 +19,7 @@ from cnlab.errors import InvalidValue
 from cnlab.mesh.addresses import check_free
 from cnlab.mesh.configuration import GATEWAY, Configuration, Json, Workload
 from cnlab.mesh.errors import ControlPlaneDown, NotAccepted, ProgramEnded
-from cnlab.mesh.process import Process
+from cnlab.mesh.process import Process, python_environment
 from cnlab.mesh.settings import ControlPlaneSettings
 from cnlab.mesh.unix_socket import UnixConnection, check_path
 
@@ -38,11 +37,8 @@ class RemoteControlPlane:
             check_path(path)
         self._file = directory / "control-plane.json"
         self._file.write_text(json.dumps(asdict(settings)))
-        argv = [sys.executable, "-m", "cnlab.mesh.control_plane.server", str(self._file)]
-        root = str(Path(__file__).parents[3])
-        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
-        env = {**os.environ, "PYTHONPATH": paths}
-        self._process = Process(argv, log=directory / "control-plane.log", env=env)
+        argv = [sys.executable, "-P", "-m", "cnlab.mesh.control_plane.server", str(self._file)]
+        self._process = Process(argv, log=directory / "control-plane.log", env=python_environment())
         self._connection: http.client.HTTPConnection | None = None
         self._talking = threading.Lock()  # a widget may ask from a thread of its own
         self._wanted: Json | None = None
@@ -167,7 +163,7 @@ class RemoteControlPlane:
 
         Args:
             method: GET, PUT or POST.
-            path: what is asked; `monitoring` lists them.
+            path: what is asked; `api` lists them.
             body: goes as JSON.
             cause: what an error is about, by default the method and path.
             query: goes after the path.

@@ -29,13 +29,16 @@ import grpc
 from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2, external_auth_pb2_grpc
 from google.rpc import code_pb2
 
-from cnlab.mesh.mixer.rego import TIMEOUT_S, TOO_SLOW, RegoPolicy, Verdict
+from cnlab.mesh.mixer.rego import RegoPolicy
 from cnlab.mesh.mixer.traces import trace_id_of
+from cnlab.mesh.mixer.verdict import Verdict
 from cnlab.mesh.pilot.resources import Json, extension, typed
 
 FILTER = "envoy.filters.http.ext_authz"
 _EXT_AUTHZ = "envoy.extensions.filters.http.ext_authz.v3"
 _FORBIDDEN = 403
+_PATIENCE_S = 10.0  # an evaluation ends long before, if the machine is not too busy by far
+_LATE = Verdict(False, f"no verdict within {_PATIENCE_S:g} s", is_error=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class Decision:
 class Authorizer(external_auth_pb2_grpc.AuthorizationServicer):  # type: ignore[misc]
     """Answers Envoy's checks by the Rego policy of the service asked for.
 
-    Policies are evaluated in threads of their own: one that takes for ever holds up neither the others nor
+    Policies are evaluated in processes of their own: one that takes for ever holds up neither the others nor
     the event loop, which serves configuration too.
     """
 
@@ -114,10 +117,10 @@ class Authorizer(external_auth_pb2_grpc.AuthorizationServicer):  # type: ignore[
         if service not in self._policies:
             return Verdict(False, f"no policy for {service!r} is known here", is_error=True)
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(_PATIENCE_S):
                 return await asyncio.wrap_future(self._policies[service].ask(document))
         except TimeoutError:
-            return TOO_SLOW
+            return _LATE
 
     async def Check(  # noqa: N802 - the service's word
         self, request: external_auth_pb2.CheckRequest, context: grpc.aio.ServicerContext
@@ -179,7 +182,7 @@ def input_document(attributes: attribute_context_pb2.AttributeContext) -> dict[s
     }
 
 
-def ext_authz_filter(cluster: str, *, timeout: str = "0.5s") -> Json:
+def ext_authz_filter(cluster: str, *, timeout: str = "11s") -> Json:
     """Return the HTTP filter that asks the server behind `cluster`; who gets no answer is denied."""
     return extension(
         FILTER,

@@ -6,79 +6,58 @@ denies, like false, like any other value, and like an error. In one point we are
 built-in function that fails makes its expression undefined, so that ``not`` turns the failure into a yes:
 here a failure denies.
 
-The evaluator (`rego_evaluator`) is loaded with the first policy, for it needs very much address space.
+Each policy is evaluated in a process of its own (`rego_evaluator`): nothing can interrupt an evaluation but
+the kernel, which ends the process when it has had the processor for too long. The next question starts
+another.
 
 See: Open Policy Agent, "Policy Language".
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import mmap
+import signal
+import subprocess
 import sys
 import weakref
 from concurrent.futures import Future
-from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cnlab.errors import InvalidValue, MissingFeature
+from cnlab.errors import MissingFeature
+from cnlab.mesh.errors import ProgramEnded
+from cnlab.mesh.mixer.verdict import TOO_SLOW, InvalidRego, Verdict
+from cnlab.mesh.process import python_environment
 
-if TYPE_CHECKING:
-    from regopy import Interpreter
-
-PACKAGE = "mesh"
-TIMEOUT_S = 0.4
-"""Shorter than a sidecar waits for us."""
 _WRONG_IN_ITSELF = ("Function not found", "Recursion detected", "Multiple default rules")
 """What the evaluator finds only when it runs, though it is wrong with any input."""
 _RESERVED_BYTES = (1 << 38) + (1 << 26)  # 256 GiB for the tables of its allocator (snmalloc), and the library
 _MAP_NORESERVE = 0x4000  # mmap.MAP_NORESERVE from Python 3.13 on
 
 
-class InvalidRego(InvalidValue):
-    """A policy that cannot be used; the message says which, in which line, and what the parser says."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The answer of a policy, and how it came about."""
-
-    is_allowed: bool
-    reason: str
-    is_error: bool = False
-
-
-TOO_SLOW = Verdict(False, f"no verdict within {TIMEOUT_S:g} s", is_error=True)
-
-
 class RegoPolicy:
-    """A policy that has been read and can be asked.
-
-    It is evaluated in a thread of its own, which ends with the object: an evaluation that takes for ever
-    cannot be stopped, only left behind.
-    """
+    """A policy that has been read and can be asked, until it is closed or forgotten."""
 
     def __init__(self, name: str, source: str) -> None:
         """Read it.
 
         Raises:
             InvalidRego: it does not parse, is of another package, or is wrong whatever the input.
-            MissingFeature: the evaluator cannot run in this process.
+            ProgramEnded: the evaluator did not start.
+            MissingFeature: the evaluator cannot run under the limits of this process.
         """
         require_address_space()
-        from cnlab.mesh.mixer.rego_evaluator import read
-
         self.name, self.source = name, source
-        interpreter = read(name, source)
+        evaluator = _Evaluator(name, source)
         self._questions: _Questions = SimpleQueue()
-        weakref.finalize(self, self._questions.put, None)
-        Thread(target=_answer, args=(interpreter, self._questions), name=f"rego {name}", daemon=True).start()
+        self._no_more = weakref.finalize(self, self._questions.put, None)
+        Thread(target=_answer, args=(evaluator, self._questions), name=f"rego {name}", daemon=True).start()
         trial = self.decide({})
-        if trial is TOO_SLOW:
-            goes_on = "what was begun takes a processor until mesh.control_plane.restart()"
-            raise InvalidRego(f"policy {name!r}: {trial.reason}, whatever the request; {goes_on}")
-        if trial.reason.startswith(_WRONG_IN_ITSELF):
+        if trial == TOO_SLOW or trial.reason.startswith(_WRONG_IN_ITSELF):
+            self.close()
             raise InvalidRego(f"policy {name!r}: {trial.reason}, whatever the request")
 
     def ask(self, document: dict[str, Any]) -> Future[Verdict]:
@@ -88,35 +67,94 @@ class RegoPolicy:
         return verdict
 
     def decide(self, document: dict[str, Any]) -> Verdict:
-        """Ask, and wait for the verdict a little while."""
-        verdict = self.ask(document)
-        try:
-            return verdict.result(TIMEOUT_S)
-        except TimeoutError:
-            verdict.cancel()
-            return TOO_SLOW
+        """Ask, and wait for the verdict."""
+        return self.ask(document).result()
+
+    def close(self) -> None:
+        """End its process when what was asked before has been answered; who forgets the object need not."""
+        self._no_more()
 
 
 _Questions = SimpleQueue[tuple[Future[Verdict], dict[str, Any]] | None]
 
 
-def _answer(interpreter: Interpreter, questions: _Questions) -> None:
-    from cnlab.mesh.mixer.rego_evaluator import evaluate
+def _answer(evaluator: _Evaluator, questions: _Questions) -> None:
+    with contextlib.closing(evaluator):
+        while question := questions.get():
+            verdict, document = question
+            if verdict.set_running_or_notify_cancel():
+                verdict.set_result(evaluator.evaluate(document))
 
-    while question := questions.get():
-        verdict, document = question
-        if verdict.set_running_or_notify_cancel():
-            verdict.set_result(evaluate(interpreter, document))
+
+class _Evaluator:
+    """The process that evaluates one policy, a line of JSON for each question and each answer.
+
+    It ends when we do, for then nobody can write to it any more.
+    """
+
+    def __init__(self, name: str, source: str) -> None:
+        self._policy = {"name": name, "source": source}
+        self._process = self._started()
+
+    def _started(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "cnlab.mesh.mixer.rego_evaluator"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=python_environment(),
+        )
+        try:
+            refusal = _exchange(process, self._policy)
+        except (OSError, EOFError) as error:
+            _end(process)
+            raise ProgramEnded(
+                f"policy {self._policy['name']!r}", f"its evaluator has ended: {error}"
+            ) from None
+        if refusal:
+            _end(process)
+            raise InvalidRego(refusal)
+        return process
+
+    def evaluate(self, document: dict[str, Any]) -> Verdict:
+        """Ask for the rule ``allow``; that it takes too long, or that nobody answers, is a verdict too."""
+        try:
+            if self._process.poll() is not None:
+                self._process = self._started()
+            return Verdict(*_exchange(self._process, document))
+        except (OSError, EOFError, ProgramEnded) as error:
+            _end(self._process)
+            if self._process.returncode == -signal.SIGPROF:
+                return TOO_SLOW
+            return Verdict(False, f"its evaluator has ended: {error}", is_error=True)
+
+    def close(self) -> None:
+        """End the process."""
+        _end(self._process)
+
+
+def _exchange(process: subprocess.Popen[str], question: dict[str, Any]) -> Any:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(question) + "\n")
+    process.stdin.flush()
+    if not (line := process.stdout.readline()):
+        raise EOFError(f"code {process.wait()}")
+    return json.loads(line)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    with contextlib.suppress(BrokenPipeError):  # a question that it has not read
+        process.communicate()
 
 
 def require_address_space() -> None:
-    """Find out whether the evaluator can be loaded: where it cannot, its allocator ends the whole process.
+    """Find out whether the evaluator can run: where it cannot, its allocator ends its process.
 
     Raises:
         MissingFeature: a limit of this process, as of ``ulimit -v``, is in the way.
     """
-    if "regopy" in sys.modules:
-        return
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     try:
         attempt = mmap.mmap(-1, _RESERVED_BYTES, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)

@@ -1,17 +1,27 @@
-"""The evaluator of policies, rego-cpp by its Python binding ``regopy``: it reads them, and decides.
+"""The evaluator of one policy: rego-cpp by its Python binding ``regopy``, in a process that `rego` starts.
 
-To import this module needs much address space; see `rego.require_address_space`.
+    {"name": "ratings", "source": "package mesh …"}   ->   "", or why it cannot be used
+    {"request": {"method": "GET", …}, …}              ->   [true, "allow is true", false], and so on
+
+Before each evaluation it asks the kernel for SIGPROF when that has had the processor for `LIMIT_S`. Nobody
+catches it, so it ends the process.
+
+See: setitimer(2) on ``ITIMER_PROF``; signal(7).
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
+import sys
 from typing import Any
 
 from regopy import Interpreter, RegoError
 from regopy.rego_shared import LogLevel, NodeKind, rego_node_value
 
-from cnlab.mesh.mixer.rego import PACKAGE, InvalidRego, Verdict
+from cnlab.mesh.mixer.verdict import LIMIT_S, PACKAGE, InvalidRego, Verdict
 
 # x := …, because regopy answers "undefined" where a bare query's value is false
 QUERY = f"x := data.{PACKAGE}.allow"
@@ -75,3 +85,26 @@ def _words_of(node: Any) -> str:
     if node.kind == NodeKind.ErrorMessage:
         return str(rego_node_value(node._impl))  # Node.value has only values of Rego
     return next(filter(None, (_words_of(node.at(index)) for index in range(len(node)))), "")
+
+
+def main() -> None:
+    """Read a policy and answer questions about it, until nobody asks any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt of the notebook is not for us
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the evaluator prints is no answer
+    policy = json.loads(sys.stdin.readline())
+    try:
+        interpreter = read(**policy)
+    except InvalidRego as error:
+        print(json.dumps(str(error)), file=answers, flush=True)
+        return
+    print(json.dumps(""), file=answers, flush=True)
+    for line in sys.stdin:
+        signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
+        verdict = evaluate(interpreter, json.loads(line))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps([verdict.is_allowed, verdict.reason, verdict.is_error]), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,13 +1,17 @@
 """Rego as Open Policy Agent defines it, decided by a kept evaluator; what is not a plain yes is a no."""
 
+import contextlib
 import subprocess
 import sys
 
 import pytest
 
 from cnlab.errors import InvalidValue
-from cnlab.mesh.mixer.rego import InvalidRego, RegoPolicy
+from cnlab.mesh.mixer import rego
+from cnlab.mesh.mixer.rego import RegoPolicy
+from cnlab.mesh.mixer.verdict import TOO_SLOW, InvalidRego, Verdict
 
+FOR_EVER = "some a in numbers.range(1, 1000)\n\tsome b in numbers.range(1, 1000)\n\ta + b == 0"
 JASON = {"request": {"method": "GET", "headers": {"end-user": "jason"}}, "numbers": [1, 2], "zero": 0}
 
 # what `opa eval` says of data.mesh.allow, and what a mesh makes of it
@@ -61,11 +65,17 @@ REFUSED = {
 }
 
 
+def verdicts_of(source, *documents):
+    """Ask a policy one question after the other."""
+    with contextlib.closing(RegoPolicy("ratings", source)) as policy:
+        return [policy.decide(document) for document in documents]
+
+
 @pytest.mark.parametrize("case", SEMANTICS)
 def test_only_true_allows(case):
     """A value that is not there, not true or not even a boolean must never let a request through."""
     rules, is_allowed, words = SEMANTICS[case]
-    verdict = RegoPolicy("ratings", f"package mesh\n{rules}").decide(JASON)
+    verdict = verdicts_of(f"package mesh\n{rules}", JASON)[0]
 
     assert (is_allowed, False) == (verdict.is_allowed, verdict.is_error)
     assert words in verdict.reason
@@ -75,7 +85,7 @@ def test_only_true_allows(case):
 def test_error_in_evaluation_denies_and_is_reported(case):
     """OPA drops failures of built-in functions, and ``not`` of a failure allows there."""
     rules, words = ERRORS[case]
-    verdict = RegoPolicy("ratings", f"package mesh\n{rules}").decide(JASON)
+    verdict = verdicts_of(f"package mesh\n{rules}", JASON)[0]
 
     assert (False, True) == (verdict.is_allowed, verdict.is_error)
     assert words in verdict.reason
@@ -95,13 +105,37 @@ def test_what_can_never_work_is_refused_with_line_and_words(case, capfd):
 
 
 def test_policy_that_takes_for_ever_is_refused():
-    """No request could ever wait for it, and nobody can stop what was begun: that is said too."""
-    pairs = "some a in numbers.range(1, 1000)\n\tsome b in numbers.range(1, 1000)"
+    """No request could ever wait for it. What counts is the processor's time, not that others had it."""
     with pytest.raises(
         InvalidRego,
-        match=r"policy 'ratings': no verdict within 0\.4 s, whatever the request; .*control_plane\.restart",
+        match=r"policy 'ratings': no verdict within 0\.4 s of processor time, whatever the request",
     ):
-        RegoPolicy("ratings", f"package mesh\nallow if {{\n\t{pairs}\n\ta + b == 0\n}}")
+        RegoPolicy("ratings", f"package mesh\nallow if {{\n\t{FOR_EVER}\n}}")
+
+
+def test_evaluation_that_takes_for_ever_is_ended_and_the_next_question_is_answered():
+    """A policy that loops for some requests must not cost a processor, nor deny all others."""
+    source = f"package mesh\nallow if input.fine\nallow if {{\n\tinput.bad\n\t{FOR_EVER}\n}}"
+
+    assert [TOO_SLOW, Verdict(True, "allow is true")] == verdicts_of(source, {"bad": True}, {"fine": True})
+
+
+def test_evaluator_that_was_killed_denies_once(monkeypatch):
+    """Somebody else's doing, such as that of a machine without memory: it is said, and is over."""
+    monkeypatch.setattr(rego, "_exchange", exchange_with_the_dead)
+
+    assert [
+        Verdict(False, "its evaluator has ended: code -9", is_error=True),
+        Verdict(True, "allow is true"),
+    ] == verdicts_of("package mesh\nallow := true", {"kill": True}, {})
+
+
+def exchange_with_the_dead(process, question, exchange=rego._exchange):
+    """Kill the evaluator before it gets a question that says so."""
+    if "kill" in question:
+        process.kill()
+        raise EOFError(f"code {process.wait()}")
+    return exchange(process, question)
 
 
 def test_refusal_is_a_wrong_argument():
@@ -112,11 +146,10 @@ def test_refusal_is_a_wrong_argument():
 
 def test_policy_is_asked_again_and_again():
     """Each request has its own document; nothing of the last one may stay."""
-    policy = RegoPolicy("ratings", 'package mesh\nallow if input.request.method == "GET"')
-    verdicts = [policy.decide({"request": {"method": method}}).is_allowed for method in ("GET", "PUT", "GET")]
+    documents = [*({"request": {"method": method}} for method in ("GET", "PUT", "GET")), {}]
+    verdicts = verdicts_of('package mesh\nallow if input.request.method == "GET"', *documents)
 
-    assert [True, False, True] == verdicts
-    assert not policy.decide({}).is_allowed
+    assert [True, False, True, False] == [verdict.is_allowed for verdict in verdicts]
 
 
 @pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
