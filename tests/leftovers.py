@@ -12,14 +12,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+# Known before a test becomes the student: whether the student then has a user id that nobody else has.
+_HAS_STAND_IN = os.geteuid() == 0
+
 
 def own_files() -> set[Path]:
-    """What this user has where private kernels put their files."""
+    """What this user has where private kernels put their files, unless others of the same id do so, too."""
     return set(_own_files())
 
 
 def _own_files() -> Iterator[Path]:
-    for place in (os.environ.get("TMPDIR", tempfile.gettempdir()), "/dev/shm"):
+    own = os.environ.get("TMPDIR", tempfile.gettempdir())
+    for place in (own, "/dev/shm") if _HAS_STAND_IN else (own,):
         for path in Path(place).iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if path.lstat().st_uid == os.getuid():

@@ -3,7 +3,7 @@
 When the tests run as root, a `Student` is a user id that nobody else has, so that what is left of it can be
 counted. The checkout and the Python environment may lie where only root can enter; in a mount namespace of
 its own the student finds them at their usual paths. When the tests run as an ordinary user, that user is the
-student.
+student, and of the user's processes only those that come from this one are the student's.
 
 As a script this file becomes the student and runs a command: ``python student.py UID HOME COMMAND...``
 """
@@ -11,6 +11,7 @@ As a script this file becomes the student and runs a command: ``python student.p
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -19,12 +20,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cnlab.clock import wait_until
-from cnlab.linux import syscalls
+from cnlab.linux import procfs, syscalls
+from cnlab.linux.processes import parse_status
 
 ROOT = Path(__file__).resolve().parents[1]
+PR_GET_CHILD_SUBREAPER = 37
 _FIRST_UID = 20_000
 _taken = 0
 
@@ -44,7 +47,10 @@ class Student:
         (self.home / "tmp").mkdir()
         for path in (self.home, self.home / "tmp"):
             os.chown(path, self.uid, self.uid if self.is_stand_in else -1)
-        self._others = frozenset() if self.is_stand_in else frozenset(self._processes_of_uid())
+        self._was_subreaper = is_subreaper()
+        if not self.is_stand_in:  # else an orphan of ours would be init's child, like any other of the user's
+            syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+        self._others = frozenset(process.pid for process in self._all_processes())
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -52,7 +58,10 @@ class Student:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: not self.processes(), timeout_s=5, what="the student's processes to end")
+            wait_until(lambda: not self.processes(), timeout_s=30, what="the student's processes to end")
+        if not self.is_stand_in:
+            syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, int(self._was_subreaper))
+            self._reap()
         shutil.rmtree(self.home, ignore_errors=True)
 
     @property
@@ -90,22 +99,63 @@ class Student:
 
     def processes(self) -> list[int]:
         """The pids of what runs as the student now."""
-        return [pid for pid in self._processes_of_uid() if pid not in self._others and pid != os.getpid()]
+        found = self._all_processes()
+        return [process.pid for process in found if process.pid not in self._others and not process.is_zombie]
 
-    def _processes_of_uid(self) -> list[int]:
-        pids = []
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                status = Path("/proc", name, "status").read_text()
-                uid = int(status.partition("\nUid:")[2].split()[0])
-                if uid == self.uid and "\nState:\tZ" not in status:
-                    pids.append(int(name))
-        return pids
+    def _all_processes(self) -> list[Process]:
+        """What has the student's user id, or comes from us where that is our own; zombies are among them."""
+        if self.is_stand_in:
+            return [process for process in all_processes() if process.uid == self.uid]
+        return descendants(os.getpid())
+
+    def _reap(self) -> None:
+        """Take the orphans that have become our children, so that no test sees their zombies."""
+        for process in self._all_processes():
+            if process.is_zombie and process.ppid == os.getpid() and process.pid not in self._others:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(process.pid, os.WNOHANG)
 
     def _command(self, argv: list[str]) -> list[str]:
         if not self.is_stand_in:
             return argv
         return [sys.executable, "-P", __file__, str(self.uid), str(self.home), *argv]
+
+
+class Process(NamedTuple):
+    """What tells whose a process is."""
+
+    pid: int
+    ppid: int
+    uid: int
+    is_zombie: bool
+
+
+def all_processes() -> list[Process]:
+    """All processes that we see; those that end meanwhile are left out."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(ProcessLookupError):
+            status = parse_status(procfs.read(pid, "status"))
+            uid = int(status["Uid"].split()[0])
+            found.append(Process(int(pid), int(status["PPid"]), uid, status["State"].startswith("Z")))
+    return found
+
+
+def descendants(pid: int) -> list[Process]:
+    """All processes that come from `pid`."""
+    everyone, found, parents = all_processes(), list[Process](), {pid}
+    while parents:
+        children = [process for process in everyone if process.ppid in parents]
+        found += children
+        parents = {process.pid for process in children}
+    return found
+
+
+def is_subreaper() -> bool:
+    """Whether orphans that come from us become our children; see PR_GET_CHILD_SUBREAPER in prctl(2)."""
+    answer = ctypes.c_int()
+    syscalls.prctl(PR_GET_CHILD_SUBREAPER, ctypes.addressof(answer))
+    return bool(answer.value)
 
 
 def become(uid: int, home: Path) -> None:
