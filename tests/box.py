@@ -114,7 +114,7 @@ class Box:
         runtime.kill(self.id, signal, root=self.root, **options)
 
     def wait(self) -> int:
-        return runtime.wait(self.id, timeout_s=20, root=self.root)
+        return runtime.wait(self.id, timeout_s=60, root=self.root)
 
     def delete(self, **options: Any) -> None:
         runtime.delete(self.id, root=self.root, warn=self.warnings.append, **options)
@@ -136,7 +136,7 @@ class Box:
             stdio = (nothing.fileno(), output.fileno(), output.fileno())
             wanted = {"args": list(args)} | process
             with runtime.exec(self.id, wanted, stdio=stdio, root=self.root) as started:
-                code = started.wait(timeout_s=20)
+                code = started.wait(timeout_s=60)
             output.seek(0)
             return code, output.read().decode()
 
@@ -153,7 +153,7 @@ class Box:
         settings = {
             "capture_output": True,
             "text": True,
-            "timeout": 30,
+            "timeout": 100,
             "cwd": self.bundle,
             "stdin": subprocess.DEVNULL,
         }
@@ -161,14 +161,14 @@ class Box:
 
     def command_on_host(self, *argv: str) -> str:
         """Run a program outside and return what it said."""
-        return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout
+        return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=100).stdout
 
     def is_gone(self) -> bool:
         """Whether nothing of the container is left: state, process, cgroups."""
         return not os.path.exists(f"{self.root}/{self.id}") and not control_groups(f"*{self.id}*")
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
-        return wait_until(condition, timeout_s=20, what=what)
+        return wait_until(condition, timeout_s=60, what=what)
 
     def close(self) -> None:
         runtime.delete(self.id, force=True, root=self.root, warn=self.warnings.append)

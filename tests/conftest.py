@@ -63,7 +63,7 @@ def _no_process_is_left() -> Iterator[None]:
     before = _children()
     yield
     with contextlib.suppress(TimeoutError):  # what is still there then is what the assertion shows
-        wait_until(lambda: _children().keys() <= before.keys(), timeout_s=10)
+        wait_until(lambda: _children().keys() <= before.keys(), timeout_s=60)
     left = [command for pid, command in _children().items() if pid not in before]
     assert not left, f"processes left behind: {left}"
 
@@ -105,7 +105,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
         with contextlib.suppress(TimeoutError):  # what is still there then is what the assertion shows
-            wait_until(lambda: not student.processes(), timeout_s=10)
+            wait_until(lambda: not student.processes(), timeout_s=60)
         left = student.processes()
     verdict, _, details = said.partition("\n")
     if verdict != "passed":

@@ -38,7 +38,7 @@ class Dockerd:
 
     def docker(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run ``docker ARGUMENTS`` and capture what it says."""
-        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60}
+        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 300}
         environment = {**os.environ, "DOCKER_CONFIG": str(self.directory / "config")}
         command = ["docker", "--host", self.address, *arguments]
         done = subprocess.run(command, env=environment, **settings | options)

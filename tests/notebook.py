@@ -30,7 +30,7 @@ class Notebook:
         self.manager.start_kernel(cwd=self.directory)
         self.client = self.manager.client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=60)
+        self.client.wait_for_ready(timeout=100)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -41,7 +41,7 @@ class Notebook:
     def launcher_pid(self) -> int:
         return self.manager.provisioner.pid
 
-    def run(self, code: str, *, timeout_s: float = 30, stdin: str | None = None) -> Cell:
+    def run(self, code: str, *, timeout_s: float = 100, stdin: str | None = None) -> Cell:
         """Execute a cell and collect what it sends until it is done."""
         cell = Cell()
 
@@ -66,4 +66,4 @@ class Notebook:
 
     def restart(self) -> None:
         self.manager.restart_kernel()
-        self.client.wait_for_ready(timeout=60)
+        self.client.wait_for_ready(timeout=100)

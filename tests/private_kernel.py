@@ -11,7 +11,7 @@ from typing import Any
 from student import Student
 
 
-def in_private_kernel(student: Student, code: str, *, timeout_s: float = 60) -> str:
+def in_private_kernel(student: Student, code: str, *, timeout_s: float = 110) -> str:
     """Return what `code` prints when the student runs it as a cell of a notebook at home.
 
     Raises:
@@ -40,7 +40,7 @@ def _execute(code: str) -> int:
     client = manager.client()
     try:
         client.start_channels()
-        client.wait_for_ready(timeout=60)
+        client.wait_for_ready(timeout=100)
         client.execute_interactive(code, output_hook=show)
     finally:
         client.stop_channels()

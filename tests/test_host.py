@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -58,10 +57,11 @@ def _traces() -> tuple[object, ...]:
 
 def test_all_probes_together_are_quick():
     """`require` is the first cell of every notebook."""
-    begun = time.monotonic()
+    before = os.times()
     host.features()
+    after = os.times()
 
-    assert time.monotonic() - begun < 5
+    assert sum(after[:4]) - sum(before[:4]) < 2  # of CPU, of ours and of the children's that try things
 
 
 def test_unknown_feature_is_told_with_those_that_exist():
@@ -183,9 +183,9 @@ def test_import_is_quick_and_has_no_side_effect():
     code = """
 import os, sys, threading, time
 before = len(os.listdir("/proc/self/fd"))
-begun = time.perf_counter()
+begun = time.process_time()
 import cnlab
-took = time.perf_counter() - begun
+took = time.process_time() - begun
 import cnlab.host, cnlab.linux.cgroups
 heavy = {"numpy", "asyncio", "matplotlib", "IPython", "zmq"} & set(sys.modules)
 print(took, sorted(heavy), threading.active_count(), len(os.listdir("/proc/self/fd")) - before)

@@ -45,7 +45,7 @@ def inside() -> Callable[..., str]:
             assert child.stdout is not None
             assert child.stderr is not None
             printed, complaints = child.stdout.read(), child.stderr.read()
-            assert child.wait(timeout_s=20) == 0, complaints
+            assert child.wait(timeout_s=60) == 0, complaints
         return printed
 
     return call

@@ -102,7 +102,7 @@ def test_quota_holds_the_group_back():
         before, begun = group.cpu_stat(), time.monotonic()
         enough = before.nr_throttled + 10
         wait_until(
-            lambda: group.cpu_stat().nr_throttled >= enough, timeout_s=30, what="ten throttled periods"
+            lambda: group.cpu_stat().nr_throttled >= enough, timeout_s=100, what="ten throttled periods"
         )
         stat, seconds = group.cpu_stat(), time.monotonic() - begun
 
@@ -126,10 +126,15 @@ def test_weight_divides_a_contended_cpu():
         heavy.spawn(work),
         light.spawn(work),
     ):
-        wait_until(lambda: light.cpu_stat().usage_usec > 700_000, timeout_s=60, what="some CPU time")
-        ratio = heavy.cpu_stat().usage_usec / light.cpu_stat().usage_usec
 
-    assert 2 < ratio < 4.5
+        def is_three_to_one() -> bool:
+            used, others = heavy.cpu_stat().usage_usec, light.cpu_stat().usage_usec
+            return others > 700_000 and 2 < used / others < 4.5
+
+        # The scheduler keeps to the weights in the long run; a busy host makes its steps coarse.
+        wait_until(
+            is_three_to_one, timeout_s=100, what="three times as much CPU time for three times the weight"
+        )
 
 
 # Memory.
@@ -211,7 +216,7 @@ def test_frozen_group_uses_no_cpu_until_it_is_thawed():
         assert group.cpu_stat().usage_usec == frozen
 
         group.thaw()
-        wait_until(lambda: group.cpu_stat().usage_usec > frozen, timeout_s=10, what="the group to run again")
+        wait_until(lambda: group.cpu_stat().usage_usec > frozen, timeout_s=60, what="the group to run again")
 
 
 def test_frozen_group_ends_with_its_block():
@@ -232,7 +237,7 @@ def test_kill_reaches_groups_below():
         assert group.events().populated
         group.kill()
 
-        assert child.wait(timeout_s=10) == -signal.SIGKILL
+        assert child.wait(timeout_s=60) == -signal.SIGKILL
         assert not group.events().populated
 
 

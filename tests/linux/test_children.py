@@ -21,7 +21,7 @@ def _said(child) -> str:
 def test_exit_code_is_the_programs_own():
     """Neither the way to execve nor the end of the block may change it."""
     with start(["sh", "-c", "exit 42"]) as child:
-        assert child.wait(timeout_s=10) == 42
+        assert child.wait(timeout_s=60) == 42
 
 
 def test_program_shows_its_name_when_the_block_begins():
@@ -38,12 +38,12 @@ def test_death_by_signal_is_a_negative_code():
     with start(["sleep", "60"]) as child:
         child.signal(signal.SIGKILL)
 
-        assert child.wait(timeout_s=10) == -9
+        assert child.wait(timeout_s=60) == -9
 
 
 def test_child_that_hangs_before_its_program_is_replaced(tmp_path, monkeypatch):
     """A clone beside busy threads may copy a lock that nobody will release; the program still runs, once."""
-    monkeypatch.setattr(children, "_START_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(children, "_START_TIMEOUT_S", 3)
     hung = tmp_path / "hung"
 
     def hang_once() -> None:
@@ -53,7 +53,7 @@ def test_child_that_hangs_before_its_program_is_replaced(tmp_path, monkeypatch):
 
     with start(["sh", "-c", "echo ran; exit 3"], in_child=hang_once, capture=True) as child:
         assert _said(child) == "ran\n"
-        assert child.wait(timeout_s=10) == 3
+        assert child.wait(timeout_s=60) == 3
     assert not os.path.exists(f"/proc/{hung.read_text()}")
 
 
@@ -136,7 +136,7 @@ def test_end_of_block_kills_what_the_child_has_started():
     with start(["sh", "-c", "sleep 60 & echo $!; wait"], capture=True) as child:
         background = int(child.stdout.readline())
 
-    wait_until(lambda: not _is_alive(background), timeout_s=10, what="the background job to end")
+    wait_until(lambda: not _is_alive(background), timeout_s=60, what="the background job to end")
 
 
 def _is_alive(pid: int) -> bool:
@@ -159,7 +159,7 @@ def test_child_dies_with_a_parent_that_is_killed():
             ended = select.poll()
             ended.register(pidfd, select.POLLIN)
 
-            assert ended.poll(10_000), "the child outlived its parent"
+            assert ended.poll(60_000), "the child outlived its parent"
         finally:
             os.close(pidfd)
 
@@ -183,7 +183,7 @@ def test_function_starts_without_the_parents_signal_handlers():
         with start(lambda: signal.pause()) as child:
             child.signal(signal.SIGTERM)
 
-            assert child.wait(timeout_s=10) == -signal.SIGTERM
+            assert child.wait(timeout_s=60) == -signal.SIGTERM
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -191,7 +191,7 @@ def test_function_starts_without_the_parents_signal_handlers():
 def test_child_reads_nothing_from_us():
     """A program that asks for input must not hang, or take the notebook's."""
     with start(["cat"]) as child:
-        assert child.wait(timeout_s=10) == 0
+        assert child.wait(timeout_s=60) == 0
 
 
 def test_environment_and_working_directory_are_the_childs_own(tmp_path):
@@ -229,7 +229,7 @@ def test_child_that_somebody_else_has_reaped_leaves_nothing():
     with start(["true"]) as child:
         os.waitpid(child.pid, 0)
         with pytest.raises(ChildProcessError):
-            child.wait(timeout_s=10)
+            child.wait(timeout_s=60)
 
 
 def _complete(argv, *, timeout_s=20.0, check=False):
@@ -252,8 +252,11 @@ def test_background_job_that_holds_the_pipe_does_not_hold_us():
 def test_command_that_takes_too_long_is_killed_and_what_it_said_is_kept():
     """What it said is often the only trace of why."""
     ours = f"61.{os.getpid()}"  # nobody else sleeps so long
-    with pytest.raises(subprocess.TimeoutExpired) as caught:
-        _complete(["sh", "-c", f"echo begun; sleep {ours}"], timeout_s=0.5)
+    argv = ["sh", "-c", f"echo begun; sleep {ours}"]
+    with start(argv, capture=True) as child:
+        select.select([child.stdout], [], [])
+        with pytest.raises(subprocess.TimeoutExpired) as caught:
+            complete(child, argv, timeout_s=0.01, check=False)
 
     assert caught.value.output == "begun\n"
     assert not [process for process in processes() if process.cmdline == ("sleep", ours)]
@@ -273,9 +276,9 @@ def fork_and_wait():
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 with start(fork_and_wait) as child:
-    print(child.wait(timeout_s=15))
+    print(child.wait(timeout_s=60))
 """
-    assert subprocess.check_output([sys.executable, "-c", code], text=True, timeout=30) == "6\n"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, timeout=100) == "6\n"
 
 
 def test_failure_is_an_error_only_when_asked():
@@ -290,4 +293,4 @@ def test_many_children_at_once_are_told_apart():
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(start(["sh", "-c", f"exit {n}"])) for n in range(8)]
 
-        assert [child.wait(timeout_s=20) for child in children] == list(range(8))
+        assert [child.wait(timeout_s=60) for child in children] == list(range(8))

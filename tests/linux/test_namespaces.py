@@ -143,7 +143,7 @@ def test_process_one_without_a_handler_ignores_sigterm():
         child.signal(signal.SIGTERM)
         child.signal(signal.SIGKILL)
 
-        assert child.wait(timeout_s=10) == -signal.SIGKILL, "expected SIGTERM, sent first, to do nothing"
+        assert child.wait(timeout_s=60) == -signal.SIGKILL, "expected SIGTERM, sent first, to do nothing"
 
 
 def test_process_one_with_a_handler_gets_sigterm():
@@ -154,7 +154,7 @@ def test_process_one_with_a_handler_gets_sigterm():
         child.stdout.readline()
         child.signal(signal.SIGTERM)
 
-        assert child.wait(timeout_s=10) == 7
+        assert child.wait(timeout_s=60) == 7
 
 
 def test_process_one_cannot_be_killed_from_inside():
@@ -170,10 +170,10 @@ def test_end_of_process_one_is_the_end_of_all(inside):
         child.stdout.readline()
         namespace = child.namespaces["pid"]
         wait_until(
-            lambda: len(members(processes()).get(namespace, [])) == 2, timeout_s=10, what="setsid to start"
+            lambda: len(members(processes()).get(namespace, [])) == 2, timeout_s=60, what="setsid to start"
         )
         child.signal(signal.SIGKILL)
-        child.wait(timeout_s=10)
+        child.wait(timeout_s=60)
 
     assert namespace not in members(processes())
 
@@ -187,10 +187,10 @@ def test_orphans_are_adopted_by_process_one(inside):
             orphan = os.fork()
             os._exit(0) if orphan else signal.pause()
         os.waitpid(middle, 0)
-        wait_until(lambda: [p for p in processes() if p.ppid == 1], timeout_s=10, what="the orphan to come")
+        wait_until(lambda: [p for p in processes() if p.ppid == 1], timeout_s=60, what="the orphan to come")
         orphan = next(process for process in processes() if process.ppid == 1)
         os.kill(orphan.pid, signal.SIGKILL)
-        wait_until(lambda: read_process(orphan.pid).is_zombie, timeout_s=10, what="the orphan to end")
+        wait_until(lambda: read_process(orphan.pid).is_zombie, timeout_s=60, what="the orphan to end")
         os.waitpid(orphan.pid, 0)
         print(len(processes()))
 
@@ -206,7 +206,7 @@ def test_zombies_do_not_outlive_their_namespace(inside):
         namespace = child.namespaces["pid"]
         wait_until(
             lambda: any(p.is_zombie for p in members(processes()).get(namespace, [])),
-            timeout_s=10,
+            timeout_s=60,
             what="a zombie",
         )
 
@@ -353,7 +353,7 @@ def test_pid_namespace_is_entered_from_a_program_with_threads():
         f"with spawn(['sleep', '60'], new={(*OWN, 'pid')!r}) as child:\n"
         "    print(run_in(child, ['sh', '-c', 'echo $$']).stdout)\n"
     )
-    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=15)
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
 
     assert completed.stderr == ""
     assert int(completed.stdout) > 1
@@ -368,7 +368,7 @@ def test_root_of_a_namespace_is_taken_beside_threads_that_come_and_go():
         "from cnlab.linux import children\n"
         "from cnlab.linux.idmaps import IdMap\n"
         "from cnlab.linux.namespaces import run\n"
-        "children._ATTEMPTS = 1\n"  # another attempt would hide it
+        "children._ATTEMPTS, children._START_TIMEOUT_S = 1, 60\n"  # another attempt would hide it
         "def churn():\n"
         "    while True:\n"
         "        thread = threading.Thread(target=int)\n"
@@ -380,7 +380,7 @@ def test_root_of_a_namespace_is_taken_beside_threads_that_come_and_go():
         "said = {run(['id', '-u'], new=('user',), uid_map=maps, gid_map=maps).stdout for _ in range(50)}\n"
         "print(*said, end='')\n"
     )
-    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110)
 
     assert (completed.stdout, completed.stderr) == ("0\n", "")
 

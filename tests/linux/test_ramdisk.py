@@ -41,7 +41,7 @@ from cnlab.linux.ramdisk import ram_disk
 with ram_disk("4M") as disk, Cgroup("writer", io_max={disk.number: {"wbps": 1 << 20}}) as group:
     start = time.monotonic()
     group.run(["dd", "if=/dev/zero", f"of={disk.path}", "bs=1M", "count=2", "oflag=direct"], check=True)
-    print(1.5 < time.monotonic() - start < 10, group.io_stat()[disk.number]["wbytes"])
+    print(time.monotonic() - start > 1.5, group.io_stat()[disk.number]["wbytes"])
 """
 
     assert "True 2097152\n" == in_private_kernel(student, code)

@@ -274,7 +274,7 @@ def under(given, attempt):
     with spawn(confined, capture=True) as child:
         printed = child.stdout.read()
         child.stderr.read()
-        return printed, child.wait(timeout_s=20)
+        return printed, child.wait(timeout_s=60)
 
 
 @pytest.mark.as_student

@@ -42,4 +42,4 @@ def test_a_server_boots_a_machine_ahead_and_takes_it_along_when_it_ends(student:
         server.terminate()
         server.wait()
 
-    wait_until(lambda: not student.processes(), timeout_s=10, what="the machine to end")
+    wait_until(lambda: not student.processes(), timeout_s=60, what="the machine to end")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cnlab.clock import wait_until
 from cnlab.machine.relay import MTU, WINDOW, Relay
 
 
@@ -54,12 +55,13 @@ class Sides:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Let both sides work until `condition` holds."""
-        for _ in range(20_000):
-            if condition():
-                return
+
+        def work() -> bool:
             self.host.run_once(0)
             self.guest.run_once(0)
-        pytest.fail("the relay did not come to it")
+            return condition()
+
+        wait_until(work, timeout_s=60, poll_s=0, what="the relay to come to it")
 
     def receive(self, connection: socket.socket, size: int) -> bytes:
         received = bytearray()

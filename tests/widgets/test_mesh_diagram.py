@@ -84,7 +84,7 @@ def test_real_mesh_is_drawn_as_it_is_and_as_it_is_left():
         pages = [mesh.get("/productpage").status for _ in range(3)]
         alive = read_mesh(mesh)
         mesh.control_plane.kill()
-        wait_until(lambda: not any(pod.has_stream for pod in read_mesh(mesh).pods), timeout_s=20)
+        wait_until(lambda: not any(pod.has_stream for pod in read_mesh(mesh).pods), timeout_s=60)
         dead = read_mesh(mesh)
 
     assert [200] * 3 == pages

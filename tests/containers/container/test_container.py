@@ -38,7 +38,7 @@ def sleeper(image: Image) -> Iterator[Container]:
     """A container that waits for its end."""
     with Container(image, ["sleep", "1000"], init=True) as container:
         wait_until(
-            lambda: len(container.top()["Processes"]) == 2, timeout_s=10, what="the init program's child"
+            lambda: len(container.top()["Processes"]) == 2, timeout_s=60, what="the init program's child"
         )
         yield container
 
@@ -304,7 +304,7 @@ def test_root_in_a_user_namespace_is_nobody_here(image):
     """What it writes, and what it is, belongs to an id without power outside."""
     command = ["sh", "-c", "id -u; touch /made; sleep 1000"]
     with Container(image, command, id_map=[IdMap(0, 100_000, 65_536)]) as container:
-        wait_until(lambda: (container.rootfs / "made").exists(), timeout_s=10)
+        wait_until(lambda: (container.rootfs / "made").exists(), timeout_s=60)
         uid, owner = read_process(container.pid).uid, (container.rootfs / "made").stat().st_uid
 
     assert container.logs() == b"0\n"
@@ -312,13 +312,19 @@ def test_root_in_a_user_namespace_is_nobody_here(image):
 
 
 def test_containers_of_a_network_know_each_other_by_name_and_publish_ports(image):
-    with Network("cnlab-test") as network:
+    def fetch(port):
+        with (
+            contextlib.suppress(OSError),  # the server does not listen yet
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/passwd", timeout=10) as answer,
+        ):
+            return answer.read()
+
+    with Network(f"test{os.getpid()}") as network:
         command = ["httpd", "-f", "-h", "/etc"]
         with Container(image, command, name="web", network=network, ports={"80/tcp": None}) as web:
             port = web.attachment.ports[0].host_port
+            outside = wait_until(lambda: fetch(port), timeout_s=60, what="the server to answer")
             inside = run(image, ["wget", "-qO-", "http://web/passwd"], network=network)
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/passwd", timeout=10) as answer:
-                outside = answer.read()
             settings = web.attrs["NetworkSettings"]
 
     assert inside == outside

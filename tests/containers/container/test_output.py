@@ -33,7 +33,7 @@ def test_more_than_a_pipe_holds_arrives_whole():
     with output.given() as ends:
         writer = subprocess.Popen(["head", "-c", "1000000", "/dev/zero"], stdout=ends["stdio"][1])
     output.begin()
-    assert writer.wait(timeout=10) == 0
+    assert writer.wait(timeout=60) == 0
     output.close()
 
     assert len(output.read()) == 1_000_000
@@ -52,7 +52,7 @@ def test_follower_gets_what_was_said_and_what_comes():
     writer.stdin.write(b"hello")
     writer.stdin.close()
     writer.wait()
-    follower.join(timeout=10)
+    follower.join(timeout=60)
 
     assert b"".join(followed) == b"hello"
 

@@ -37,7 +37,7 @@ def docker(dockerd: Dockerd) -> Iterator[Callable[..., str]]:
     if names:
         dockerd.docker("rm", "--force", *names)
     with contextlib.suppress(TimeoutError):
-        wait_until(lambda: not left_by(dockerd), timeout_s=10)
+        wait_until(lambda: not left_by(dockerd), timeout_s=60)
     assert left_by(dockerd) == []
 
 

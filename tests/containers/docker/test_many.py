@@ -37,7 +37,7 @@ def test_fifty_containers_at_once(docker):
         list(clients.map(start, range(50)))
         running = docker("ps", "--quiet").split()
         answers = list(clients.map(ask, range(50)))
-    wait_until(lambda: docker("logs", "many49") == "many49", timeout_s=10)
+    wait_until(lambda: docker("logs", "many49") == "many49", timeout_s=60)
 
     assert len(running) == 50
     assert answers == [f"many{number}" for number in range(50)]

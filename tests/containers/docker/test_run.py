@@ -72,9 +72,9 @@ def test_published_port_answers(dockerd, docker):
 
     with NetNs.create() as outside:
         dockerd.in_its_network(lambda: connect_by_wire(outside))
-        near = wait_until(lambda: dockerd.in_its_network(lambda: ask("127.0.0.1")), timeout_s=10)
+        near = wait_until(lambda: dockerd.in_its_network(lambda: ask("127.0.0.1")), timeout_s=60)
         with inside(outside):
-            far = wait_until(lambda: ask("192.0.2.1"), timeout_s=10)
+            far = wait_until(lambda: ask("192.0.2.1"), timeout_s=60)
 
     assert (near, far) == (b"hello\n", b"hello\n")
 

@@ -76,7 +76,7 @@ with engine.docker_engine() as client:
     box = client.containers.run(
         "busybox", ["sh", "-c", PATIENT], name="box", runtime="cnlab", detach=True, ports={"80/tcp": 8080}
     )
-    told["page"] = wait_until(lambda: fetch("http://127.0.0.1:8080/passwd"), timeout_s=30).decode()
+    told["page"] = wait_until(lambda: fetch("http://127.0.0.1:8080/passwd"), timeout_s=60).decode()
     told["exec"] = [box.exec_run(["false"]).exit_code, box.exec_run(["echo", "hi"]).output.decode()]
     script = "tty; read word; exit $word"
     command = client.api.exec_create(box.id, ["sh", "-c", script], stdin=True, tty=True)["Id"]
@@ -89,7 +89,7 @@ with engine.docker_engine() as client:
     group = Path("/sys/fs/cgroup" + process.joinpath("cgroup").read_text().strip().rpartition(":")[2])
     ticks = process / "root/tmp/ticks"
     box.exec_run(["sh", "-c", "until test -e /tmp/stop; do echo >> /tmp/ticks; done"], detach=True)
-    wait_until(lambda: ticks.exists() and ticks.stat().st_size, timeout_s=20)
+    wait_until(lambda: ticks.exists() and ticks.stat().st_size, timeout_s=60)
     stats = box.stats(stream=False, one_shot=True)
     told["used"] = [stats["cpu_stats"]["cpu_usage"]["total_usage"], stats["memory_stats"]["usage"]]
     box.pause()
@@ -99,17 +99,18 @@ with engine.docker_engine() as client:
     told["paused"] = [box.status, ticks.stat().st_size - counted]
     box.unpause()
     told["frozen"].append(number(group / "cgroup.events", "frozen"))
-    wait_until(lambda: ticks.stat().st_size > counted, timeout_s=20, what="the counter to go on")
+    wait_until(lambda: ticks.stat().st_size > counted, timeout_s=60, what="the counter to go on")
     ticks.with_name("stop").touch()
 
     box.update(mem_limit="64m", memswap_limit="64m")
     told["update"] = box.exec_run(["cat", "/sys/fs/cgroup/memory.max"]).output.decode()
     stats = box.stats(stream=False, one_shot=True)
     told["stats"] = [stats["pids_stats"]["current"], stats["memory_stats"]["limit"]]
-    box.restart(timeout=20)
+    box.restart(timeout=60)
     box.reload()
     told["restarted"] = [box.status, str(box.attrs["State"]["Pid"]) != process.name]
-    box.stop(timeout=20)
+    wait_until(lambda: fetch("http://127.0.0.1:8080/passwd"), timeout_s=60, what="httpd, after the trap")
+    box.stop(timeout=60)
     told["stopped"] = box.wait()["StatusCode"]
     box.start()
     told["group before"] = group.exists()

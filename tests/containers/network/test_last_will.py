@@ -19,7 +19,7 @@ def test_will_is_executed_when_its_process_is_killed(tmp_path):
     note = tmp_path / "note"
     subprocess.run([sys.executable, "-c", DIE, note, "process"])
 
-    assert wait_until(lambda: note.exists() and note.read_text(), timeout_s=10) == "executed\n"
+    assert wait_until(lambda: note.exists() and note.read_text(), timeout_s=60) == "executed\n"
 
 
 def test_will_is_executed_when_the_process_group_is_killed(tmp_path):
@@ -27,7 +27,7 @@ def test_will_is_executed_when_the_process_group_is_killed(tmp_path):
     note = tmp_path / "note"
     subprocess.run([sys.executable, "-c", DIE, note, "group"], start_new_session=True)
 
-    assert wait_until(lambda: note.exists() and note.read_text(), timeout_s=10) == "executed\n"
+    assert wait_until(lambda: note.exists() and note.read_text(), timeout_s=60) == "executed\n"
 
 
 def test_will_is_revoked_at_the_end_of_the_block(tmp_path):

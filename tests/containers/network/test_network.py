@@ -264,7 +264,7 @@ def test_container_that_died_is_detached_like_any_other(host):
         with spawn(["sleep", "60"], new=("net",)) as child:
             web = net.attach(child, name="web", ports={80: 8080})
         with Rtnetlink() as ip:
-            wait_until(lambda: [link.name for link in ip.links()] == ["lo", "net0"], timeout_s=10)
+            wait_until(lambda: [link.name for link in ip.links()] == ["lo", "net0"], timeout_s=60)
         net.detach(web)
         net.detach(web)
 
@@ -434,4 +434,4 @@ def test_killed_process_leaves_nothing(host):
 
     assert "net0" in str(during["links"])
     assert during["rules"] != before["rules"]
-    wait_until(lambda: what_there_is() == before, timeout_s=20, what="the last will to be executed")
+    wait_until(lambda: what_there_is() == before, timeout_s=60, what="the last will to be executed")

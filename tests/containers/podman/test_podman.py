@@ -20,7 +20,7 @@ pytestmark = pytest.mark.needs_root
 
 # podman's own default asks for more open files than a machine without CAP_SYS_RESOURCE can give
 RUN = ["run", "-d", "--network", "none", "--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"]
-PATIENT = "echo started; trap 'exit 3' TERM; while :; do sleep 0.1; done"
+PATIENT = "trap 'exit 3' TERM; echo started; while :; do sleep 0.1; done"
 
 
 class Podman:
@@ -42,7 +42,7 @@ class Podman:
 
     def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [*self.command, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+            [*self.command, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=110
         )
         assert not check or done.returncode == 0, f"podman {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done
@@ -70,7 +70,7 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
     podman("rm", "--all", "--force", "--time", "0")
     podman("rmi", "--all", "--force")
     for parent in Path("/sys/fs/cgroup").glob(f"*{podman.cgroup_parent}"):
-        wait_until(lambda parent=parent: _is_removed(parent), timeout_s=10)
+        wait_until(lambda parent=parent: _is_removed(parent), timeout_s=60)
 
 
 def _is_removed(parent: Path) -> bool:
@@ -84,7 +84,7 @@ def _is_removed(parent: Path) -> bool:
 @pytest.fixture
 def box(podman: Podman) -> Iterator[str]:
     podman.run("--name", "box", "busybox", "sh", "-c", PATIENT)
-    wait_until(lambda: podman("logs", "box").stdout == "started\n", timeout_s=10)
+    wait_until(lambda: podman("logs", "box").stdout == "started\n", timeout_s=60)
     yield "box"
     podman("rm", "--force", "--time", "0", "box")
     assert podman.groups() == []
@@ -136,7 +136,7 @@ def test_pause_stops_and_unpause_goes_on(podman, box):
     """The kernel says that the group is frozen, and what a process in it counts stands still."""
     podman("exec", "-d", box, "sh", "-c", "while :; do echo >> /tmp/ticks; done")
     ticks = Path(f"/proc/{podman.state(box)['Pid']}/root/tmp/ticks")
-    wait_until(lambda: ticks.exists() and ticks.stat().st_size, timeout_s=10)
+    wait_until(lambda: ticks.exists() and ticks.stat().st_size, timeout_s=60)
     (group,) = (path for path in podman.groups() if "/freezer/" in path)
     podman("pause", box)
     frozen, counted = Path(group, "freezer.state").read_text(), ticks.stat().st_size
@@ -145,7 +145,7 @@ def test_pause_stops_and_unpause_goes_on(podman, box):
     podman("unpause", box)
 
     assert podman.state(box)["Status"] == "running"
-    wait_until(lambda: ticks.stat().st_size > counted, timeout_s=10)
+    wait_until(lambda: ticks.stat().st_size > counted, timeout_s=60)
 
 
 def test_stop_asks_first(podman, box):
@@ -157,7 +157,7 @@ def test_stop_asks_first(podman, box):
 def test_kill_kills(podman, box):
     podman("kill", box)
 
-    wait_until(lambda: podman.state(box)["ExitCode"] == 137, timeout_s=10)
+    wait_until(lambda: podman.state(box)["ExitCode"] == 137, timeout_s=60)
 
 
 def test_restart_starts_again(podman, box):
@@ -220,6 +220,6 @@ def test_confinement_is_what_was_asked_for(podman):
 def test_ten_containers_in_a_row_leave_nothing(podman):
     for _ in range(10):
         podman.run("--rm", "--name", "one", "busybox", "true")
-        wait_until(lambda: not podman("ps", "--all", "--quiet").stdout, timeout_s=20)
+        wait_until(lambda: not podman("ps", "--all", "--quiet").stdout, timeout_s=60)
 
     assert podman.groups() == []

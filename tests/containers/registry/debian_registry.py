@@ -42,7 +42,7 @@ def debian_registry(directory: Path, *, certificate: tuple[Path, Path] | None = 
         try:
             wait_until(
                 lambda: process.poll() is not None or _place(directory / "log"),
-                timeout_s=30,
+                timeout_s=60,
                 poll_s=0.02,
                 what="docker-registry to listen",
             )

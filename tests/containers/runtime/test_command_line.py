@@ -189,7 +189,9 @@ def test_run_reaps_orphans_of_a_container_without_a_pid_namespace(box):
     """They become children of the runtime, the nearest subreaper; none may stay a zombie or keep it
     waiting."""
     box.linux["namespaces"] = [kind for kind in box.linux["namespaces"] if kind["type"] != "pid"]
-    box.process["args"] = ["sh", "-c", "(sh -c 'sleep 0.05; echo orphan' &); sleep 0.3"]
+    there = "kill -0 $(cat /tmp/orphan) 2>/dev/null"  # a zombie is still there
+    script = f"(sh -c 'echo orphan' & echo $! > /tmp/orphan); while {there}; do sleep 0.01; done"
+    box.process["args"] = ["sh", "-c", script]
     box.write()
 
     assert (0, "orphan\n") == (lambda done: (done.returncode, done.stdout))(box.command("run", box.id))
@@ -227,6 +229,7 @@ def test_ps_shows_processes_of_the_container_alone(box):
     """As runc does it: all options of ps(1) choose columns, none chooses other processes."""
     box.create("sleep", "100")
     box.start()
+    box.wait_for(lambda: Path(f"/proc/{box.pid}/cmdline").read_text(), "execve to show the arguments")
     tables = [box.command("ps", box.id, *options).stdout.splitlines() for options in ([], ["-ef"], ["aux"])]
     columns = box.command("ps", box.id, "-o", "args,pid").stdout.split()
 
@@ -340,8 +343,9 @@ def test_exec_detached_returns_when_the_program_runs(box, tmp_path):
     options = ["--process", str(tmp_path / "process.json"), "--detach", "--pid-file", str(tmp_path / "pid")]
     done = box.command("exec", *options, box.id, **detached())
     pid = int((tmp_path / "pid").read_text())
-    with open(f"/proc/{pid}/cmdline") as file:
-        assert (0, "sleep\x00200\x00") == (done.returncode, file.read())
+    shown = box.wait_for(lambda: Path(f"/proc/{pid}/cmdline").read_text(), "execve to show the arguments")
+
+    assert (0, "sleep\x00200\x00") == (done.returncode, shown)
 
 
 @root_only
@@ -425,7 +429,7 @@ def test_killed_runtime_leaves_nothing_that_delete_cannot_take_away(box):
     box.write()
     command = [runtime.command(), "--root", box.root, "create", box.id]
     with subprocess.Popen(command, cwd=box.bundle, stdout=subprocess.DEVNULL) as process:
-        wait_until(lambda: (box.bundle / "hook").exists(), timeout_s=20, what="the hook")
+        wait_until(lambda: (box.bundle / "hook").exists(), timeout_s=60, what="the hook")
         during = box.status
         process.kill()
     os.kill(int((box.bundle / "hook").read_text()), signal.SIGKILL)

@@ -88,7 +88,7 @@ def test_any_order_of_rules_gives_a_program_without_a_wrong_jump():
 @pytest.mark.needs_root
 def test_kernel_denies_what_the_program_denies():
     """And a second attach replaces the first: nothing of it stays in force."""
-    group = root_of_cgroup2() / "cnlab-devices"
+    group = root_of_cgroup2() / f"cnlab-devices-{os.getpid()}"
     group.mkdir()
 
     def opened(path, mode):

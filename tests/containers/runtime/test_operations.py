@@ -49,7 +49,7 @@ def test_exec_of_a_command_is_enough(box):
     box.create("sleep", "100")
     box.start()
     with runtime.exec(box.id, ["true"], root=box.root) as process:
-        assert 0 == process.wait(timeout_s=20)
+        assert 0 == process.wait(timeout_s=60)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_pause_stops_every_process_and_resume_lets_it_go_on(box):
     status = box.status
     first, second = cpu_time(box.pid), cpu_time(box.pid)
     runtime.resume(box.id, root=box.root)
-    wait_until(lambda: cpu_time(box.pid) > second, timeout_s=20, what="it to go on")
+    wait_until(lambda: cpu_time(box.pid) > second, timeout_s=60, what="it to go on")
 
     assert ("paused", first) == (status, second)
 

@@ -103,7 +103,7 @@ def test_terminal_is_the_controlling_one(box, holder):
     )
     holder.receive()
     box.start()
-    wait_until(lambda: b"ready" in holder.said or more(holder), timeout_s=20, what="the trap")
+    wait_until(lambda: b"ready" in holder.said or more(holder), timeout_s=60, what="the trap")
     os.write(holder.terminal, b"\x03")
 
     assert (4, True) == (box.wait(), "interrupted" in holder.read())
@@ -160,7 +160,7 @@ def test_exec_has_a_terminal_of_its_own(box, holder):
     with runtime.exec(box.id, process, console_socket=holder.path, root=box.root) as started:
         holder.receive()
 
-        assert ("/dev/pts/0\n", 0) == (holder.read(), started.wait(timeout_s=20))
+        assert ("/dev/pts/0\n", 0) == (holder.read(), started.wait(timeout_s=60))
 
 
 def in_terminal(box, *arguments, typed=b""):
@@ -171,7 +171,7 @@ def in_terminal(box, *arguments, typed=b""):
     command = [runtime.command(), "--root", box.root, *arguments]
     with subprocess.Popen(command, cwd=box.bundle, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.write(ours, typed)
-        code = process.wait(timeout=20)
+        code = process.wait(timeout=60)
     after = termios.tcgetattr(theirs)
     os.close(theirs)
     shown = b""
