@@ -52,13 +52,13 @@ def draw_growth(rows: Mapping[int, Mapping[str, float]]) -> Picture:
         axes.tick_params(colors=MUTED, labelcolor=INK, length=0)
         values = [row[name] for row in rows.values()]
         axes.plot(list(rows), values, color=colour, linewidth=2, marker="o", markersize=5)
-        axes.set(ylim=(0, 1.2 * max(values)), xlim=(first - 1.5, last + 1.5), yticks=[])
+        axes.set(ylim=(0, 1.2 * max(values)), xlim=(first - 2.5, last + 1), yticks=[])
         axes.set_xticks(list(rows))
         axes.set_xlabel("services", color=MUTED)
         axes.set_title(name, loc="left", fontsize=10)
         for place, value in zip(rows, values, strict=True):
             axes.annotate(
-                f"{value:.3g}", (place, value), (0, 7), textcoords="offset points", ha="center", color=INK
+                f"{value:.3g}", (place, value), (-1, 7), textcoords="offset points", ha="right", color=INK
             )
     said = "; ".join(f"{name} from {rows[first][name]:.3g} to {rows[last][name]:.3g}" for name in names)
     return picture(figure, alt=f"From {first} to {last} services: {said}.")

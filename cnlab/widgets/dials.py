@@ -1,8 +1,8 @@
 """Dials that change something real, and the picture of what comes of it.
 
-Interface: ``Dials(turn, {"retries": [0, 1, 3], …})`` as the last value of a cell. `turn` gets the values of
-all dials, does what they say, and returns a picture; it is called once for the still form, and again whenever
-the reader moves a dial.
+Interface: ``Dials(turn, {"retries": [0, 1, 3], …}, start={"retries": 1})`` as the last value of a cell. `turn`
+gets the values of all dials, does what they say, and returns a picture; it is called once for the still form,
+and again whenever the reader moves a dial.
 """
 
 from __future__ import annotations
@@ -26,24 +26,35 @@ class Dials:
 
     Args:
         turn: does what the values say, given in the order of the dials, and draws what comes of it.
-        choices: by the name of each dial, the values it can stand at; the first is where it begins.
+        choices: by the name of each dial, the values it can stand at, in the order of its scale.
+        start: by the name of a dial, where it begins if that is not the first of its values.
     """
 
-    def __init__(self, turn: Callable[..., Picture], choices: Mapping[str, Sequence[object]]) -> None:
+    def __init__(
+        self,
+        turn: Callable[..., Picture],
+        choices: Mapping[str, Sequence[object]],
+        *,
+        start: Mapping[str, object] | None = None,
+    ) -> None:
         if not choices or not all(choices.values()):
             raise InvalidValue(f"dials {list(choices)}: each needs a value to stand at")
         self._turn = turn
         self._choices = {name: list(values) for name, values in choices.items()}
         self.values = {name: values[0] for name, values in self._choices.items()}
-        self.picture = turn(*self.values.values())
+        self.set(**start or {})
 
     def set(self, **values: object) -> None:
-        """Turn dials, by name, and do what all of them say then."""
+        """Turn dials, by name, and do what all of them say then.
+
+        Raises:
+            InvalidValue: a dial cannot stand there.
+        """
         for name, value in values.items():
             if value not in self._choices.get(name, []):
                 raise InvalidValue(f"dial {name!r}: {value!r} is not among {self._choices.get(name)}")
         self.values |= values
-        self.picture = self._turn(*self.values.values())
+        self.picture: Picture = self._turn(*self.values.values())
 
     def _words(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.values.items())

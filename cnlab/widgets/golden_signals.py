@@ -158,7 +158,7 @@ class SignalsPanel:
     def _make_widgets(self, service: str) -> None:
         import ipywidgets as widgets  # 0.5 s: paid by a notebook that has a panel
 
-        wide: dict[str, Any] = {"style": {"description_width": "170px"}, "continuous_update": False}
+        wide: dict[str, Any] = {"style": {"description_width": "210px"}, "continuous_update": False}
         self.failing = widgets.IntSlider(
             value=0, max=100, step=10, description=f"{service} fails, % of requests", **wide
         )

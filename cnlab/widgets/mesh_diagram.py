@@ -183,7 +183,7 @@ class MeshPanel:
                 if self.do(lambda: drawn.append(self.picture())) == "done":
                     image.value = drawn[0].png()
 
-            made = widgets.Button(description=words, icon=icon, layout=widgets.Layout(width="13em"))
+            made = widgets.Button(description=words, icon=icon, layout=widgets.Layout(width="16em"))
             made.on_click(act)
             return made
 

@@ -33,6 +33,19 @@ def test_first_values_are_where_the_dials_begin(dials, turned):
     assert "With retries 0, budget none: Bars in calls. calls: sent 1." == repr(dials)
 
 
+def test_dial_may_begin_in_the_middle_of_its_scale(turned):
+    """A slider whose values are out of order cannot be read."""
+
+    def turn(*values):
+        turned.append(values)
+        return draw_stacks({"calls": {"sent": 1}}, unit="calls")
+
+    live = Dials(turn, CHOICES, start={"retries": 3})._live()
+
+    assert [(3, "none")] == turned
+    assert live.children[0].value == 3
+
+
 def test_turning_one_dial_keeps_the_others_and_draws_anew(dials, turned):
     """A reader moves one thing at a time."""
     retries, _budget, _message, image = dials._live().children
