@@ -14,12 +14,14 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cnlab.clock import wait_until
 from cnlab.errors import CnlabError
 from cnlab.grading.attempt.channel import Channel
 from cnlab.grading.limits import Limits
 from cnlab.grading.sandbox import Sandbox
 
-_ROUNDS = 50
+_SWEEP_S = 1.0  # for who was killed to be gone, with the ports and files that it held
+_POLL_S = 0.0005
 
 
 class Steward:
@@ -70,12 +72,18 @@ class Steward:
         """End the processes that served a check, and all that it has started."""
         ends = set(request["ends"])
         self._kept -= ends
-        for _ in range(_ROUNDS):
-            strays = strays_of(self._box.processes(), self._kept, ends | set(request["snapshots"]))
-            if not strays:
-                break
-            self._box.end(strays)
+        ends |= set(request["snapshots"])
+        with contextlib.suppress(TimeoutError):  # who forks on and on ends with the sandbox
+            wait_until(
+                lambda: not self._end_strays(ends), timeout_s=_SWEEP_S, poll_s=_POLL_S, what="strays to end"
+            )
         return {}
+
+    def _end_strays(self, ends: set[int]) -> set[int]:
+        """Kill who is to end, and return those that have not ended yet."""
+        strays = strays_of(self._box.processes(), self._kept, ends)
+        self._box.end(strays)
+        return strays
 
     def _op_close(self, request: dict[str, Any]) -> dict[str, Any]:
         return {}
