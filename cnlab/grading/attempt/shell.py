@@ -88,6 +88,7 @@ def _as_json(data: Mapping[str, Any]) -> dict[str, Any]:
 class Shell(InteractiveShell):
     """IPython, whose outputs go to `publish`."""
 
+    display_formatter: Any
     publish: Any = AnyTrait(lambda output: None)
     shown: Any = AnyTrait()  # the error whose traceback was shown last
 
@@ -114,18 +115,29 @@ class Shell(InteractiveShell):
     def _showtraceback(self, etype: type, evalue: BaseException, stb: list[str]) -> None:
         self.shown = Error(etype.__name__, _text_of(evalue), _cut(stb))
 
-    def run(self, source: str, *, shows_value: bool = True) -> Error | None:
-        """Run one cell; return what went wrong."""
+    def run(self, source: str, *, shows_value: bool = True, shows: bool = True) -> Error | None:
+        """Run one cell; return what went wrong.
+
+        Args:
+            source: the cell.
+            shows_value: whether its last value is shown.
+            shows: whether anything is. Else no figure is drawn, which takes more time than all else here.
+        """
         self.shown = None
         self.ast_node_interactivity = "last_expr" if shows_value else "none"
+        kinds = self.display_formatter.active_types
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
+            if not shows:
+                self.display_formatter.active_types = []
             result = self.run_cell(source, store_history=True)  # type: ignore[no-untyped-call]
             error = result.error_before_exec or result.error_in_exec
         except BaseException as raised:  # an interrupt between two steps of the shell
             error = raised
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if not shows:
+                self.display_formatter.active_types = kinds
             _flush()
         if error is None:
             return None

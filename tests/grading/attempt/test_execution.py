@@ -356,6 +356,18 @@ def test_locked_cell_that_fails_costs_only_the_checks_that_need_it():
     assert ran.points() == 2
 
 
+def test_what_a_locked_cell_shows_is_not_drawn_again_beside_the_checks():
+    """The student's process has shown it; a figure takes longer than all checks of a small lab."""
+    drawn = "class Drawn:\n    times = 0\n    def _repr_html_(self): Drawn.times += 1"
+    shows = check(
+        "from IPython.display import display\nassert Drawn.times == 0\ndisplay(Drawn())\nDrawn.times"
+    )
+    ran = run(locked(f"{drawn}\ndisplay(Drawn())\nDrawn()"), shows)
+
+    assert [output.data["text/plain"] for output in ran.outputs("check")][-1] == "1"
+    assert len(ran.outputs("setup")) == 2
+
+
 def test_student_does_not_define_what_the_course_imports():
     """Nor what an earlier check was to define, and did not come to."""
     ran = run(
