@@ -1,8 +1,8 @@
 """Dials that change something real, and the picture of what comes of it.
 
-Interface: ``Dials(turn, {"retries": [0, 1, 3], …}, start={"retries": 1})`` as the last value of a cell. `turn`
-gets the values of all dials, does what they say, and returns a picture; it is called once for the still form,
-and again whenever the reader moves a dial.
+Interface: ``Dials(turn, {"retries": [0, 1, 3], …}, start={"retries": 1})`` as the last value of a cell.
+`turn` gets the values of all dials, does what they say, and returns a picture; it is called once for the
+still form, and again whenever the reader moves a dial.
 """
 
 from __future__ import annotations
