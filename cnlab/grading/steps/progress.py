@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
@@ -9,6 +10,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 _EVERY_S = 10.0  # between two lines of a log
+_TICK_S = 1.0  # of the clock beside a bar
 
 
 @contextlib.contextmanager
@@ -18,13 +20,31 @@ def progress(total: int, unit: str, stream: TextIO | None = None) -> Iterator[Ca
     if not out.isatty():
         yield _Log(total, unit, out, time.monotonic)
         return
-    with tqdm(total=total, unit=f" {unit}", file=out, dynamic_ncols=True, leave=False) as bar:
+    with tqdm(total=total, unit=f" {unit}", file=out, dynamic_ncols=True, leave=False) as bar, _ticking(bar):
 
         def advance(name: str) -> None:
             bar.set_postfix_str(name, refresh=False)
             bar.update()
 
         yield advance
+
+
+@contextlib.contextmanager
+def _ticking(bar: "tqdm[object]") -> Iterator[None]:
+    """Show the time as it goes by: where one submission takes minutes, a bar that stands still looks dead."""
+    ended = threading.Event()
+
+    def tick() -> None:
+        while not ended.wait(_TICK_S):
+            bar.refresh()
+
+    clock = threading.Thread(target=tick, daemon=True)
+    clock.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        clock.join()
 
 
 class _Log:

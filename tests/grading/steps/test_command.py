@@ -352,3 +352,18 @@ def test_terminal_has_a_bar_with_rate_and_time_left() -> None:
 
     assert "/2" in shown
     assert "submissions/s" in shown
+
+
+def test_bar_is_drawn_while_one_submission_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that loops takes minutes; a bar that stands still looks as if nothing went on."""
+    monkeypatch.setattr("cnlab.grading.steps.progress._TICK_S", 0.01)
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    shown = b""
+    with (
+        open(terminal, "w") as screen,
+        open(controller, "rb", buffering=0) as display,
+        progress(2, "submissions", screen),
+    ):
+        while shown.count(b"0/2") < 3:
+            shown += display.read(1000)
