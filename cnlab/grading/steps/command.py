@@ -8,6 +8,7 @@ well, 1 something could not be done.
 import argparse
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -122,10 +123,19 @@ def _show(run: "Autograding", runner: "Callable[[Iterable[Job]], Iterator[Result
         print(f"{len(run.outdated)} were graded with other checks: --only-changed grades these as well")
     for outcome in sorted(graded, key=lambda outcome: outcome.student):
         if outcome.notes:
-            print(f"{outcome.student}: {'; '.join(outcome.notes)}")
+            print(f"{outcome.student}: {'; '.join(_in_brief(outcome.notes))}")
     for outcome in failed:
         _warn(f"{outcome.student} has no marks: {outcome.error}")
     return 1 if failed else 0
+
+
+def _in_brief(notes: Iterable[str]) -> Iterator[str]:
+    """Say once what is true of several cells; the report has each."""
+    kinds: dict[str, list[str]] = {}
+    for note in notes:
+        kinds.setdefault(re.sub(r"`[^`]*`", "", note), []).append(note)
+    for first, *others in kinds.values():
+        yield f"{first} (and {len(others)} more such)" if others else first
 
 
 def _feedback(course: "Course", options: Options) -> int:

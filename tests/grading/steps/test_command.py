@@ -21,6 +21,7 @@ from cnlab.cli import main
 from cnlab.grading.job import Job, Result
 from cnlab.grading.steps.assignment import Assignment
 from cnlab.grading.steps.autograde import Autograding
+from cnlab.grading.steps.command import _in_brief
 from cnlab.grading.steps.course import Course, CourseError
 from cnlab.grading.steps.progress import _Log, progress
 
@@ -324,6 +325,16 @@ def test_number_of_jobs_is_checked(capsys: pytest.CaptureFixture[str], jobs: str
         main(["grade", "autograde", NAME, "--jobs", jobs])
 
     assert ended.value.code == 2
+
+
+def test_what_is_true_of_many_cells_is_said_once() -> None:
+    """Who has emptied all checks would fill the screen, and hide what else was found."""
+    notes = [f"the check `{name}` had been edited" for name in ("area", "cube", "root")]
+
+    assert list(_in_brief([*notes, "cell 9 was stopped"])) == [
+        "the check `area` had been edited (and 2 more such)",
+        "cell 9 was stopped",
+    ]
 
 
 def test_log_has_a_line_now_and_then_with_rate_and_time_left() -> None:
