@@ -10,7 +10,8 @@ from cnlab.errors import InvalidValue
 from cnlab.mesh.change import Change, View
 from cnlab.mesh.configuration import Configuration, Json, Workload
 from cnlab.mesh.control_plane.remote import RemoteControlPlane
-from cnlab.mesh.errors import MeshError, Rejected
+from cnlab.mesh.data_plane.readers import Readers
+from cnlab.mesh.errors import MeshError, NotAccepted, Rejected
 
 TIMEOUT_S = 10.0
 
@@ -25,12 +26,14 @@ class Desired:
         workloads: Callable[[], list[Workload]],
         view: View,
         wait_for_listeners: Callable[[], None],
+        readers: Callable[[], Readers] | None = None,
     ) -> None:
         self.configuration = configuration
         self._control_plane = control_plane
         self._workloads = workloads
         self._view = view
         self._wait_for_listeners = wait_for_listeners
+        self._readers = readers  # of files, which nobody answers
         self._collected: list[str] | None = None  # causes, while changes are collected
         self._sent = configuration
 
@@ -85,15 +88,28 @@ class Desired:
         for stage in stages(self._sent, after):
             if stage is not after or _listeners_differ(self._sent, stage):
                 wait = True  # the next stage relies on this one
-            version, refusals = self._control_plane.configure(
-                stage, self._workloads(), timeout_s=TIMEOUT_S if wait else 0, cause=cause
-            )
+            version, refusals = self._configure(cause, stage, wait=wait)
             if refusals:
                 raise _rejected(cause, refusals[0])
             if _listeners_differ(self._sent, stage):
                 self._wait_for_listeners()
             self._sent = stage
         return version
+
+    def _configure(self, cause: str, wanted: Configuration, *, wait: bool) -> tuple[int, list[Json]]:
+        workloads, timeout_s = self._workloads(), TIMEOUT_S if wait else 0
+        if not wait or self._readers is None:
+            return self._control_plane.configure(wanted, workloads, timeout_s=timeout_s, cause=cause)
+        readers = self._readers()
+        version, refusals = self._control_plane.configure(wanted, workloads, timeout_s=0, cause=cause)
+        try:
+            refusals = readers.refusals(timeout_s)
+        except TimeoutError as error:
+            self._control_plane.configure(self._sent, workloads, timeout_s=0, cause=cause)
+            raise NotAccepted(f"{cause}: {error}") from None
+        if refusals:
+            self._control_plane.configure(self._sent, workloads, timeout_s=0, cause=cause)
+        return version, refusals
 
 
 def stages(before: Configuration, after: Configuration) -> list[Configuration]:

@@ -12,6 +12,7 @@ A wrong argument is an `InvalidValue`, found before anything is sent.
 """
 
 import re
+from pathlib import Path
 
 from cnlab.errors import CnlabError
 
@@ -83,11 +84,11 @@ class ProgramEnded(MeshError):  # noqa: N818
 
 
 class ControlPlaneDown(MeshError):  # noqa: N818
-    """Nobody answers at the control plane's address; sidecars go on with what they have."""
+    """Nobody answers at the control plane's socket; sidecars go on with what they have."""
 
-    def __init__(self, url: str, doing: str, reason: str) -> None:
-        super().__init__(f"{doing}: the control plane at {url} does not answer ({reason})")
-        self.url = url
+    def __init__(self, path: Path, doing: str, reason: str) -> None:
+        super().__init__(f"{doing}: the control plane at unix:{path} does not answer ({reason})")
+        self.path = path
         self.add_note(
             "Hint: traffic goes on as it was configured; restart it by mesh.control_plane.restart()"
         )

@@ -60,7 +60,7 @@ class Mesh:
         application: what runs in it.
         discovery: how sidecars get their configuration: by ADS over gRPC, either only what differs
             (``delta``) or the state of the world (``sotw``), or by ``files`` that they watch; a file has no
-            way back, so what they refuse then is known to their statistics only (``update_rejected``).
+            way back, so `acks` are empty then, and what sidecars refuse is read in their statistics.
         mtls: what sidecars accept: ``permissive``, ``strict`` or ``disable``; the first two let them speak
             TLS among each other.
         tracing: whether sidecars send spans.
@@ -128,7 +128,12 @@ class Mesh:
         self._fleet = Fleet(places, settings, launcher, directory)
         view = View(self._services, self._fleet.workloads, self._surroundings)
         self._desired = Desired(
-            self._first, self.control_plane, self._fleet.workloads, view, self._fleet.wait_for_listeners
+            self._first,
+            self.control_plane,
+            self._fleet.workloads,
+            view,
+            self._fleet.wait_for_listeners,
+            self._fleet.readers if self._discovery == "files" else None,
         )
         self._scaling = Scaling(self._fleet, self._desired.send, self._order)
         stack.callback(self._stop_all)

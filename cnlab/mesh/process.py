@@ -115,7 +115,7 @@ def python_environment() -> dict[str, str]:
 
 
 def _children(pid: int) -> list[int]:
-    found = []
+    found: list[int] = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):  # a thread that has ended meanwhile
             found += map(int, file.read_text().split())

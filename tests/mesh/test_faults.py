@@ -129,6 +129,21 @@ def test_wrong_word_is_told_in_one_line_and_changes_nothing(mesh, change, expect
     assert version == mesh.control_plane.status()["version"]
 
 
+def test_refused_file_is_told_like_a_refused_message():
+    """Files have no way back, so it is read where Envoy writes it: its statistics, and its log."""
+    with Mesh(bookinfo(), discovery="files", tracing=False) as mesh:
+        mesh.route("reviews", to="v2")
+        before = mesh.configuration
+        with pytest.raises(Rejected) as caught:
+            mesh.route("reviews", **UNCLOSED)
+
+        assert str(caught.value).endswith("refused the RDS update: missing ): /(unclosed")
+        assert before == mesh.configuration
+        assert "reviews-v2" == reviews(mesh)
+        mesh.route("reviews", to="v3")
+        assert "reviews-v3" == reviews(mesh)
+
+
 # A process dies
 
 
@@ -164,7 +179,7 @@ def test_traffic_goes_on_without_a_control_plane(mesh):
 
     assert "reviews-v3" == reviews(mesh)
     with pytest.raises(
-        ControlPlaneDown, match=r"route\(reviews\): the control plane at http://127\S+ does not"
+        ControlPlaneDown, match=r"route\(reviews\): the control plane at unix:/\S+/api.sock does not"
     ):
         mesh.route("reviews", to="v1")
     assert {"v3": 100} == mesh.configuration.of("reviews").default.weights

@@ -172,13 +172,14 @@ class RemoteControlPlane:
             ControlPlaneDown: nobody answers.
         """
         target = f"{path}?{urllib.parse.urlencode(query)}" if query else path
+        socket = self._settings.api_socket
         with self._talking:
             try:
                 status, text = self._exchange(method, target, None if body is None else json.dumps(body))
             except (OSError, http.client.HTTPException) as error:
                 self._disconnect()
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                raise ControlPlaneDown(self.url, cause or f"{method} {path}", reason) from None
+                raise ControlPlaneDown(socket, cause or f"{method} {path}", reason) from None
         if status == http.client.OK:
             return json.loads(text) if text.startswith(("{", "[")) else text
         raise _failure(status, text, cause)

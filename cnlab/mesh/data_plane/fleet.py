@@ -17,6 +17,7 @@ from cnlab.mesh.addresses import Place, Places, check_free
 from cnlab.mesh.configuration import GATEWAY, Workload
 from cnlab.mesh.data_plane.instance import Instance, Order, proxy
 from cnlab.mesh.data_plane.proxy import Proxy
+from cnlab.mesh.data_plane.readers import Readers
 from cnlab.mesh.errors import ProgramEnded
 from cnlab.mesh.settings import ControlPlaneSettings
 
@@ -69,6 +70,12 @@ class Fleet:
     def of(self, service: str, version: str = "") -> list[Instance]:
         """Return the instances of a service, or of one version of it."""
         return [one for one in self.instances if one.service == service and version in ("", one.version)]
+
+    def readers(self) -> Readers:
+        """Return who watches files now."""
+        proxies = {GATEWAY: self.gateway, **{one.name: one.sidecar for one in self.instances}}
+        running = {name: proxy for name, proxy in proxies.items() if proxy.is_running}
+        return Readers(Path(self._settings.directory) / "xds", running)
 
     def workloads(self) -> list[Workload]:
         """Return what the control plane is to know."""

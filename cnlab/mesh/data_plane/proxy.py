@@ -194,6 +194,14 @@ class Proxy:
         lines = (line.rsplit(": ", 1) for line in self._ask(f"/stats?{query}").splitlines())
         return {name: int(value) for name, value in lines if value.isdigit()}
 
+    def versions(self) -> dict[str, str]:
+        """Return the version of what it has by each subscription, such as ``cluster_manager.cds``."""
+        suffix = ".version_text"
+        lines = (line.partition(": ") for line in self._ask("/stats?type=TextReadouts").splitlines())
+        return {
+            name.removesuffix(suffix): text.strip('"') for name, _, text in lines if name.endswith(suffix)
+        }
+
     def prometheus(self) -> str:
         """Return its metrics in Prometheus' text format."""
         return self._ask("/stats/prometheus?usedonly")

@@ -4,13 +4,15 @@
 
 Each file is written beside its place and renamed into it, so that nobody reads half of one; the rename is
 also what Envoy waits for. A resource is the one that ADS would carry, but for where its parts come from. What
-Envoy thinks of it is in its log and its statistics only: `cluster_manager.cds.update_rejected`.
+Envoy thinks of it is in its log and its statistics only: `cluster_manager.cds.version_text` is the version
+that it has, `cluster_manager.cds.update_rejected` counts what it refused; see `data_plane.readers`.
 
 See: "path_config_source" and "watched_directory" in envoy/config/core/v3/config_source.proto.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -82,7 +84,9 @@ def to_files(value: Any, directory: Path) -> Any:
 
 
 def _response(resources: list[Json]) -> str:
-    return json.dumps({"resources": resources}, indent=1)
+    plain = json.dumps(resources)
+    version = hashlib.sha256(plain.encode()).hexdigest()[:16]
+    return json.dumps({"version_info": version, "resources": resources}, indent=1)
 
 
 def _replace(path: Path, text: str) -> bool:

@@ -183,12 +183,12 @@ def test_body_that_is_no_configuration_is_refused(remote):
         remote.ask("PUT", "/config", {"configuration": {}, "workloads": []})
 
 
-def test_dead_control_plane_is_named_with_its_address(remote):
+def test_dead_control_plane_is_named_with_its_socket(remote, tmp_path):
     """And what to do about it."""
     remote.kill()
 
     with pytest.raises(
-        ControlPlaneDown, match=rf"GET /status: the control plane at {remote.url} does not"
+        ControlPlaneDown, match=rf"GET /status: the control plane at unix:{tmp_path}/api.sock does not"
     ) as caught:
         remote.status()
     assert "mesh.control_plane.restart()" in caught.value.__notes__[0]

@@ -7,6 +7,7 @@ import pytest
 from small_mesh import ask, backend, own_address, resources
 
 from cnlab.clock import wait_until
+from cnlab.mesh.data_plane import readers
 from cnlab.mesh.data_plane.proxy import Proxy
 from cnlab.mesh.pilot import files
 from cnlab.mesh.pilot.bootstrap import file_bootstrap
@@ -28,9 +29,8 @@ def test_files_are_plain_json_of_the_same_resources(tmp_path, snapshot):
 
     made = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert {"cds.json", "lds.json", "eds/v1.json", "eds/v2.json", "rds/outbound.json"} == made
-    assert {"resources": [snapshot[EDS]["v1"].to_dict()]} == json.loads(
-        (tmp_path / "eds/v1.json").read_text()
-    )
+    v1 = json.loads((tmp_path / "eds/v1.json").read_text())
+    assert [snapshot[EDS]["v1"].to_dict()] == v1["resources"]
 
 
 def test_resource_takes_from_files_what_it_took_from_the_stream(tmp_path, snapshot):
@@ -118,6 +118,13 @@ def test_new_route_and_cluster_are_seen_by_requests(world):
     wait_until(lambda: ask(address) == "v2", timeout_s=30, what="Envoy to read the route")
     files.write(directory, before)
     wait_until(lambda: ask(address) == "v1", timeout_s=30, what="Envoy to read it again")
+
+
+def test_versions_that_envoy_has_are_those_of_its_files(world):
+    """That is how one sees that it has read them."""
+    directory, _, proxy, _ = world
+
+    assert readers.versions(directory).items() <= proxy.versions().items()
 
 
 def test_refused_file_shows_in_statistics_only(world):
