@@ -106,6 +106,8 @@ def shares(
     look: Look = LIGHT,
 ) -> Picture:
     """Draw for each task or check how many students have all its points, some, and none."""
+    from matplotlib.ticker import MaxNLocator
+
     shown = min(len(names), MOST_ROWS)
     figure, axes = _plot(look, 0.9 + 0.34 * shown)
     places = list(range(shown))
@@ -118,6 +120,7 @@ def shares(
     labels = [textwrap.shorten(name, 46, placeholder=" …") for name in names[:shown]]
     axes.set_yticks(places, labels, parse_math=False)
     axes.invert_yaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # nobody is half a student
     _name_axes(axes, look, "students", "")
     axes.legend(
         ncols=3, frameon=False, labelcolor=look.ink, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0

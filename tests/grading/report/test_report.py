@@ -15,7 +15,7 @@ import pytest
 from grading.classroom import LAB, POINTS, Work, make_course
 from student import ROOT
 
-from cnlab.grading.report import write_report
+from cnlab.grading.report import figures, write_report
 from cnlab.grading.report.reasons import common_reasons, gist
 from cnlab.grading.report.tables import Table, read
 from cnlab.grading.steps.course import Course
@@ -290,6 +290,13 @@ def test_no_kernel_is_left_when_the_report_is_written(report: Path) -> None:
     commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in children]
 
     assert [command for command in commands if "ipykernel" in command] == []
+
+
+def test_nobody_is_half_a_student() -> None:
+    """In a class of two the axis that counts them had nine numbers."""
+    [axes] = figures.shares(["area"], [2], [0], [0]).figure.axes
+
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_gist_of_a_message_has_no_values() -> None:
