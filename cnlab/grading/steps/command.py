@@ -139,7 +139,12 @@ def _in_brief(notes: Iterable[str]) -> Iterator[str]:
 
 
 def _feedback(course: "Course", options: Options) -> int:
-    from cnlab.grading.steps.feedback import Pages, send_feedback, write_feedback
+    from cnlab.grading.steps.feedback import (
+        Pages,
+        send_feedback,
+        waiting_for_a_person,
+        write_feedback,
+    )
     from cnlab.grading.steps.progress import progress
 
     graded = course.students(options.assignment, "autograded")
@@ -162,6 +167,8 @@ def _feedback(course: "Course", options: Options) -> int:
     print(f"wrote feedback for {len(written)} of {_count(students, 'student')}")
     for page in failed:
         _warn(f"{page.student} has no new page: {page.error}")
+    if waiting := set(waiting_for_a_person(course, options.assignment)).intersection(students):
+        _warn(f"an answer of {_count(waiting, 'student')} waits for a person, and counts 0 points so far")
     if options.release:
         send_feedback(course, options.assignment)
         print("put it into the exchange")

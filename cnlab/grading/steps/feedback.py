@@ -42,6 +42,13 @@ class Pages:
     error: str = ""
 
 
+def waiting_for_a_person(course: Course, assignment: str) -> list[str]:
+    """Return whose pages say 0 points where nobody has read the answer yet."""
+    with course.gradebook() as gradebook:
+        rows = gradebook.submission_dicts(assignment)
+    return sorted(row["student"] for row in rows if row["needs_manual_grade"])
+
+
 def write_feedback(
     course: Course,
     assignment: str,

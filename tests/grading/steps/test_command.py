@@ -54,9 +54,10 @@ def test_whole_way_of_an_assignment(course: Course, capsys: pytest.CaptureFixtur
         grade(course, "report", NAME),
         grade(course, "export", NAME),
     ]
-    said = capsys.readouterr().out
+    said, warned = capsys.readouterr()
 
     assert codes == [0] * 6
+    assert "an answer of 1 student waits for a person, and counts 0 points so far\n" in warned
     assert "the solution of `ps1` passes all its checks" in said
     assert "graded 1 of 1 submission\n" in said
     assert "wrote feedback for 1 of 1 student\n" in said
