@@ -3,7 +3,16 @@
 
 (() => {
   const LISTS = "#released_assignments_list, #fetched_assignments_list, #submitted_assignments_list";
-  const DAY_MS = 86_400_000;
+  const MINUTE_MS = 60_000;
+  const HOUR_MS = 60 * MINUTE_MS;
+  const DAY_MS = 24 * HOUR_MS;
+
+  // Returns "in 6 days", "in 5 hours", "3 minutes ago": the largest unit of which there are two.
+  function fromNow(left) {
+    const [unit, length] = [["day", DAY_MS], ["hour", HOUR_MS]].find(([, length]) => Math.abs(left) >= 2 * length)
+      ?? ["minute", MINUTE_MS];
+    return new Intl.RelativeTimeFormat(undefined, { numeric: "always" }).format(Math.trunc(left / length), unit);
+  }
 
   // Returns "due Sun, Nov 29, 11:59 PM (in 6 days)" and how urgent that is, in the words and zone of this browser.
   function describe(due, now) {
@@ -11,12 +20,8 @@
       weekday: "short", day: "numeric", month: "short", hour: "numeric", minute: "2-digit",
     }).format(due);
     const left = due - now;
-    const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
-    const distance = Math.abs(left) < 2 * DAY_MS
-      ? relative.format(Math.trunc(left / (DAY_MS / 24)), "hour")
-      : relative.format(Math.trunc(left / DAY_MS), "day");
     const color = left < 0 ? "--jp-error-color1" : left < DAY_MS ? "--jp-warn-color0" : "--jp-ui-font-color1";
-    return { text: `${left < 0 ? "was due" : "due"} ${when} (${distance})`, color: `var(${color})` };
+    return { text: `${left < 0 ? "was due" : "due"} ${when} (${fromNow(left)})`, color: `var(${color})` };
   }
 
   async function readDates(app) {
