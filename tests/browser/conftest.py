@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -48,18 +47,18 @@ class Visit:
     def end(self) -> None:
         """Let the script end, and Chromium with it."""
         self.go_on()
-        assert self._script.wait(30) == 0, (self.desk / "script.log").read_text()
+        assert self._script.wait(60) == 0, (self.desk / "script.log").read_text()
 
     def tell(self, code: str) -> str:
         """Return what `code` prints in the notebook's kernel, once the script has seen that it runs."""
         if not self._kernel.channels_running:
             self._kernel.start_channels()
-            self._kernel.wait_for_ready(timeout=30)
+            self._kernel.wait_for_ready(timeout=60)
         said: list[str] = []
         self._kernel.execute_interactive(
             code,
             store_history=False,
-            timeout=30,
+            timeout=60,
             output_hook=lambda message: said.append(message["content"].get("text", "")),
         )
         return "".join(said).strip()
@@ -113,16 +112,14 @@ def lab() -> Iterator[Lab]:
     with Student() as student:
         with _jupyterlab(student) as address:
             yield Lab(student, address)
-        wait_until(lambda: not student.processes(), timeout_s=10, what="the server and its kernels to end")
+        wait_until(lambda: not student.processes(), timeout_s=60, what="the server and its kernels to end")
 
 
 @contextmanager
 def _jupyterlab(student: Student) -> Iterator[str]:
     """Serve the student's home; give the address; end the server as Ctrl-C does."""
-    port = _free_port()
     settings = [
-        f"--ServerApp.port={port}",
-        "--ServerApp.port_retries=0",
+        "--ServerApp.port=0",  # any that is free
         f"--IdentityProvider.token={TOKEN}",
         "--LabApp.news_url=",
         "--LabApp.expose_app_in_browser=True",
@@ -132,19 +129,20 @@ def _jupyterlab(student: Student) -> Iterator[str]:
     with log.open("w") as output:
         server = student.popen([sys.executable, "-m", "jupyterlab", *settings], stdout=output, stderr=output)
     try:
-        wait_until(
-            lambda: _answers(f"http://127.0.0.1:{port}/api"), timeout_s=30, what="JupyterLab to answer"
-        )
-        yield f"http://127.0.0.1:{port}"
+        address = wait_until(lambda: _address(student), timeout_s=100, what="JupyterLab to say where it is")
+        wait_until(lambda: _answers(f"{address}/api"), timeout_s=60, what="JupyterLab to answer")
+        yield address
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(60)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _address(student: Student) -> str:
+    """Read from the server's own note where it listens; empty while there is none."""
+    for note in student.home.glob(".local/share/jupyter/runtime/jpserver-*.json"):
+        with contextlib.suppress(ValueError):  # half written
+            return f"http://127.0.0.1:{json.loads(note.read_text())['port']}"
+    return ""
 
 
 def _answers(address: str) -> bool:
@@ -174,4 +172,4 @@ def _hand_and_eye(desk: Path, script: Path, url: str) -> Iterator[subprocess.Pop
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)

@@ -10,6 +10,7 @@ export async function atNotebook(url, pictures, use) {
   const lines = caller[Symbol.asyncIterator]();
   await withBrowser(async (browser) => {
     const page = await browser.newPage({ viewport: { width: 1400, height: 1000 } });
+    page.setDefaultTimeout(60_000);
     const foreign = [];
     page.on("request", (request) => {
       if (new URL(request.url()).origin !== new URL(url).origin) foreign.push(request.url().slice(0, 100));
@@ -21,7 +22,7 @@ export async function atNotebook(url, pictures, use) {
     }
 
     await page.goto(url);
-    await page.getByText("Cloud Native Lab | Idle").waitFor({ timeout: 60_000 });
+    await page.getByText("Cloud Native Lab | Idle").waitFor();
     await use(page, tell);
   });
   caller.close();
@@ -43,13 +44,18 @@ function allHaveRun() {
   return cells.every((cell) => !cell.source.trim() || cell.execution_count !== null);
 }
 
+// Goes down the notebook from its top, again and again: a slow page may pass a cell before it is made.
 export async function scrollTo(page, locator) {
-  const { x, y, width, height } = await page.locator(".jp-WindowedPanel-outer").first().boundingBox();
+  const panel = page.locator(".jp-WindowedPanel-outer").first();
+  const { x, y, width, height } = await panel.boundingBox();
   await page.mouse.move(x + width - 40, y + height / 2);
   await page.mouse.wheel(0, -1_000_000);
-  for (let turn = 0; turn < 200 && !(await locator.isVisible()); turn += 1) {
+  for (let turn = 0; turn < 1000 && !(await locator.isVisible()); turn += 1) {
+    const before = await panel.evaluate((element) => element.scrollTop);
     await page.mouse.wheel(0, height / 2);
     await page.waitForTimeout(100); // the cells that come into sight are made now
+    const isAtEnd = before === (await panel.evaluate((element) => element.scrollTop));
+    if (isAtEnd) await page.mouse.wheel(0, -1_000_000);
   }
   await locator.scrollIntoViewIfNeeded();
 }

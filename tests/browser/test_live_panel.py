@@ -27,14 +27,14 @@ def test_moving_the_slider_writes_the_file_of_the_cgroup(lab):
         opened = visit.see()
         visit.go_on()
         started = visit.see()
-        wait_until(lambda: visit.tell(READ_CPU_MAX) == "max 100000", timeout_s=20)
+        wait_until(lambda: visit.tell(READ_CPU_MAX) == "max 100000", timeout_s=60)
         visit.go_on()
         moved = visit.see()
-        wait_until(lambda: visit.tell(READ_CPU_MAX) != "max 100000", timeout_s=10)
-        written = visit.tell(READ_CPU_MAX)
+        # On the way there the slider may have said something else, which the kernel gets first.
+        wait_until(lambda: visit.tell(READ_CPU_MAX) == "20000 100000", timeout_s=60)
         visit.end()
         left = list((visit.desk / "tmp").iterdir())
 
-    assert (started["readout"], moved["readout"], written) == ("max", "20 %", "20000 100000")
+    assert (started["readout"], moved["readout"]) == ("max", "20 %")
     assert opened["foreign"] == started["foreign"] == moved["foreign"] == []
     assert left == []
