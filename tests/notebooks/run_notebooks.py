@@ -27,6 +27,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 WORKERS = 2
+TIMEOUT_S = 300  # for a kernel to start, and for a cell: who comes to it hangs, also on a slow machine
 FONTS = Path(sys.prefix, "var/matplotlib")  # a list that matplotlib makes loudly where there is none
 PAPERMILL_MARK = "papermill-error-cell-tag"
 
@@ -77,7 +78,13 @@ def run(path: Path, result: Path, directory: Path) -> dict[str, object]:
         contextlib.suppress(PapermillExecutionError),  # raised for announced errors too: judged below
     ):
         papermill.execute_notebook(
-            path, result, cwd=directory, progress_bar=False, execution_timeout=60, coalesce_streams=True
+            path,
+            result,
+            cwd=directory,
+            progress_bar=False,
+            start_timeout=TIMEOUT_S,
+            execution_timeout=TIMEOUT_S,
+            coalesce_streams=True,
         )
     seconds = time.monotonic() - started
     executed = nbformat.read(result, as_version=4)

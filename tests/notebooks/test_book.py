@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-pytestmark = [pytest.mark.needs_uml, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs_uml, pytest.mark.timeout(1500)]
 READ_BOOK = Path(__file__).parents[1] / "browser" / "read_book.mjs"
 PROSE = ("index", "istio", "instructors", "execution")
 ELSEWHERE = re.compile(r"^(https?:)?//")
@@ -91,7 +91,7 @@ def test_browser_shows_every_page_in_light_and_in_dark_without_the_network(book,
     """The browser decides what a page loads, what fails in it and what does not fit the window."""
     pages = sorted(str(path) for path in book.glob("*.html"))
     done = subprocess.run(
-        ["node", READ_BOOK, pictures, *pages], check=True, capture_output=True, text=True, timeout=300
+        ["node", READ_BOOK, pictures, *pages], check=True, capture_output=True, text=True, timeout=1000
     )
     readings = json.loads(done.stdout)
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-pytestmark = [pytest.mark.needs_uml, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs_uml, pytest.mark.timeout(1500)]
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
