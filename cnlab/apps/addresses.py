@@ -8,15 +8,17 @@ See: RFC 1122, 3.2.1.3 (g); ip(7).
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cnlab.errors import CnlabError, InvalidValue
 
-_ATTEMPTS = 20
-_PROBED_HOSTS = (1, 2, 10)
+_ATTEMPTS = 50
+_LAST_HOST = 254
+EVERYWHERE = "0.0.0.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,36 +27,39 @@ class LoopbackNetwork:
 
     prefix: str
 
-    @classmethod
-    def choose(
-        cls, *, ports: Iterable[int] = (9080,), chance: random.Random | None = None
-    ) -> LoopbackNetwork:
-        """Choose one at random, on whose first addresses nobody uses any of `ports`.
-
-        Two programs that choose at the same moment may still meet: who binds second is told.
-
-        Raises:
-            CnlabError: none was free.
-        """
-        chance = chance or random.SystemRandom()
-        ports = tuple(ports)
-        for _ in range(_ATTEMPTS):
-            network = cls(f"127.{chance.randint(16, 254)}.{chance.randint(1, 254)}")
-            if all(is_free(network.address(host), port) for host in _PROBED_HOSTS for port in ports):
-                return network
-        error = CnlabError(f"127.0.0.0/8: no network with free ports {', '.join(map(str, ports))}")
-        error.add_note(f"Hint: a program that listens on 0.0.0.0:{ports[0]} takes that port of all; end it")
-        raise error
-
     def address(self, host: int) -> str:
         """Return an address of this network.
 
         Raises:
             InvalidValue: `host` is not one of 1 to 254.
         """
-        if not 1 <= host <= 254:
-            raise InvalidValue(f"{self.prefix}.{host}: expected a host of 1 to 254")
+        if not 1 <= host <= _LAST_HOST:
+            raise InvalidValue(f"{self.prefix}.{host}: expected a host of 1 to {_LAST_HOST}")
         return f"{self.prefix}.{host}"
+
+    def taken(self, ports: Iterable[int]) -> int | None:
+        """Return one of these ports that somebody has on all addresses of the machine, so here too."""
+        return next((port for port in ports if not is_free(self.address(_LAST_HOST), port)), None)
+
+
+@contextlib.contextmanager
+def reserve(*, chance: random.Random | None = None) -> Iterator[LoopbackNetwork]:
+    """Reserve a network at random until the end of the block: no other of us, of whatever user, gets it.
+
+    Raises:
+        CnlabError: none was free.
+    """
+    chance = chance or random.SystemRandom()
+    for _ in range(_ATTEMPTS):
+        network = LoopbackNetwork(f"127.{chance.randint(16, 254)}.{chance.randint(1, 254)}")
+        with socket.socket(socket.AF_UNIX) as reservation:
+            try:
+                reservation.bind(f"\0cnlab-{network.prefix}")  # abstract: gone with the process, one a netns
+            except OSError:
+                continue
+            yield network
+            return
+    raise CnlabError(f"127.0.0.0/8: no network that nobody has reserved was found in {_ATTEMPTS} attempts")
 
 
 def is_free(address: str, port: int) -> bool:

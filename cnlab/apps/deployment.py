@@ -12,14 +12,15 @@ import contextlib
 import http.client
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from cnlab.apps.addresses import LoopbackNetwork
+from cnlab.apps.addresses import EVERYWHERE, LoopbackNetwork, reserve
 from cnlab.apps.application import Application, Client, Instance, Program
 from cnlab.apps.launcher import Launcher, ProcessLauncher, Running
+from cnlab.errors import CnlabError
 
 _FIRST_HOST = 10
 _TIMEOUT_S = 60.0
@@ -77,7 +78,7 @@ class Deployment:
         """Start all instances and return when all serve; for those who have no block, such as a notebook."""
         with contextlib.ExitStack() as stack:
             self._launcher = self._given or stack.enter_context(ProcessLauncher())
-            self._places = place(self.application)
+            self._places = place(self.application, stack.enter_context(_network(self.application)))
             stack.callback(self._stop_all)
             for instance in self._places:
                 self._running[instance] = self._start(instance)
@@ -210,9 +211,19 @@ class Deployment:
         )
 
 
-def place(application: Application) -> dict[Instance, str]:
-    """Choose an address for each instance."""
-    network = LoopbackNetwork.choose(ports={service.port for service in application.services})
+@contextlib.contextmanager
+def _network(application: Application) -> Iterator[LoopbackNetwork]:
+    with reserve() as network:
+        port = network.taken({service.port for service in application.services})
+        if port is not None:
+            error = CnlabError(f"{EVERYWHERE}:{port} is taken, {application.name} needs that port")
+            error.add_note(f"Hint: ss -ltnp 'sport = :{port}' shows who listens on all addresses; end that")
+            raise error
+        yield network
+
+
+def place(application: Application, network: LoopbackNetwork) -> dict[Instance, str]:
+    """Return an address for each instance."""
     return {
         instance: f"{network.address(host)}:{instance.service.port}"
         for host, instance in enumerate(application.instances(), start=_FIRST_HOST)

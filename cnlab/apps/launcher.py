@@ -6,7 +6,7 @@ waits until it serves. `cnlab.apps.containers` starts the same programs in conta
 A process ends with the one that started it, also if that is killed, and leaves no file behind: compiled
 programs and logs have no name in any directory.
 
-See: PR_SET_PDEATHSIG in prctl(2), setpriv(1), memfd_create(2).
+See: `spawner`; memfd_create(2).
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self
 
-from cnlab import host
 from cnlab.apps import languages
 from cnlab.apps.application import Instance, Language, Program
+from cnlab.apps.spawner import Spawner
 from cnlab.clock import wait_until
-from cnlab.errors import CnlabError, MissingFeature
+from cnlab.errors import CnlabError
 
 _KEPT_LOG = 1 << 20
 
@@ -161,7 +160,7 @@ class ProcessLauncher:
         self._compiled: dict[Path, int] = {}
         self._troubles: dict[Language, str] = {}
         self._lock = threading.Lock()
-        self._spawner: ThreadPoolExecutor | None = None
+        self._spawner = Spawner()
 
     def __enter__(self) -> Self:
         return self
@@ -179,8 +178,16 @@ class ProcessLauncher:
         with self._lock:  # one at a time: the second instance of a C program waits for the first's compiler
             program, note = languages.choose(instance.service.program, self._troubles)
             command, descriptors = self._command(program)
-            command = [*self._enter, *command]
-            running = self._in_spawner(instance, environment, command, descriptors, note)
+            variables = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
+            log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
+            process = self._spawner.start(
+                [*self._enter, *command],
+                log=log,
+                env=variables | languages.libraries(Path(command[0])) | dict(environment),
+                cwd=Path("/"),
+                descriptors=descriptors,
+            )
+            running = RunningProcess(instance, environment["LISTEN"], process, log, note)
             self._started.append(running)
         return running
 
@@ -202,9 +209,7 @@ class ProcessLauncher:
             for descriptor in self._compiled.values():
                 os.close(descriptor)
             self._compiled.clear()
-            if self._spawner is not None:
-                self._spawner.shutdown()
-                self._spawner = None
+            self._spawner.close()
 
     def _command(self, program: Program) -> tuple[list[str], tuple[int, ...]]:
         """Return how to run a program, and the descriptors that it needs for that."""
@@ -214,33 +219,3 @@ class ProcessLauncher:
             descriptor = self._compiled[program.source]
             return [f"/proc/self/fd/{descriptor}"], (descriptor,)
         return languages.interpreter(program), ()
-
-    def _in_spawner(
-        self,
-        instance: Instance,
-        environment: Mapping[str, str],
-        command: list[str],
-        descriptors: tuple[int, ...],
-        note: str,
-    ) -> RunningProcess:
-        """Start a process in a thread that lives as long as we do: its end would be the process's."""
-        setpriv = host.find_program("setpriv")
-        if setpriv is None:
-            raise MissingFeature("setpriv", "no such program", hint="install the package util-linux")
-        if self._spawner is None:
-            self._spawner = ThreadPoolExecutor(1, thread_name_prefix="spawner")
-        log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
-        process = self._spawner.submit(
-            subprocess.Popen,
-            [str(setpriv), "--pdeathsig", "KILL", "--", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
-            | languages.libraries(Path(command[0]))
-            | dict(environment),
-            cwd="/",
-            pass_fds=descriptors,
-            start_new_session=True,
-        ).result()
-        return RunningProcess(instance, environment["LISTEN"], process, log, note)

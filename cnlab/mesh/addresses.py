@@ -1,27 +1,24 @@
 """Addresses without root: each instance has a loopback address of its own, so ports are the field's own.
 
-All of 127.0.0.0/8 belongs to the loopback interface, and any user may listen there. A mesh reserves one /24
-of it, the first address for the control plane, the second for the ingress gateway, others for instances.
+A mesh reserves one /24 of the loopback network, the first address for the control plane, the second for the
+ingress gateway, others for instances.
 
-See: RFC 1122, 3.2.1.3 (g); "Ports used by Istio" in Istio's application requirements
+See: `cnlab.apps.addresses`; "Ports used by Istio" in Istio's application requirements
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
-import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from cnlab.apps.addresses import is_free
+from cnlab.apps import addresses
 from cnlab.apps.launcher import Launcher
 from cnlab.mesh.errors import MeshError, PortTaken
 
-_ATTEMPTS = 50
 _FIRST_INSTANCE, _LAST_INSTANCE = 10, 254
-_EVERY_ADDRESS = "0.0.0.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,30 +73,30 @@ class Places(Protocol):
 class Subnet:
     """A /24 of the loopback network that this mesh has for itself."""
 
-    def __init__(self, network: str) -> None:
-        self.network = network  # "127.X.Y"
+    def __init__(self, network: addresses.LoopbackNetwork) -> None:
+        self.network = network
         self._free = list(range(_FIRST_INSTANCE, _LAST_INSTANCE))
         self._taken: dict[str, int] = {}
 
     def __repr__(self) -> str:
-        return f"<Subnet {self.network}.0/24>"
+        return f"<Subnet {self.network.prefix}.0/24>"
 
     @property
     def control_plane(self) -> str:
         """Address of the control plane."""
-        return f"{self.network}.1"
+        return self.network.address(1)
 
     @property
     def gateway(self) -> str:
         """Address of the ingress gateway."""
-        return f"{self.network}.2"
+        return self.network.address(2)
 
     def take(self, name: str) -> Place:
         """Return a place for an instance, which no other has."""
         if not self._free:
-            raise MeshError(f"{self.network}.0/24: no address is free for {name}")
+            raise MeshError(f"{self.network.prefix}.0/24: no address is free for {name}")
         self._taken[name] = self._free.pop(0)
-        return Place(f"{self.network}.{self._taken[name]}")
+        return Place(self.network.address(self._taken[name]))
 
     def release(self, name: str) -> None:
         """Let the place of an instance that is gone be another's."""
@@ -107,26 +104,17 @@ class Subnet:
 
 
 @contextlib.contextmanager
-def reserve(ports: Ports, *, choose: random.Random | None = None) -> Iterator[Subnet]:
+def reserve(ports: Ports, *, chance: random.Random | None = None) -> Iterator[Subnet]:
     """Reserve a /24 at random until the end of the block.
 
     Raises:
         PortTaken: a port is taken on every address, as by a server that listens on 0.0.0.0.
     """
-    rng = choose or random.Random()
-    for _ in range(_ATTEMPTS):
-        network = f"127.{rng.randrange(1, 255)}.{rng.randrange(1, 255)}"
-        with socket.socket(socket.AF_UNIX) as reservation:
-            try:
-                reservation.bind(f"\0cnlab-mesh-{network}")  # abstract: gone with the process, one a netns
-            except OSError:
-                continue
-            for word, port in ports.as_dict().items():
-                if not is_free(f"{network}.{_LAST_INSTANCE}", port):  # only who is everywhere is there too
-                    raise PortTaken(_EVERY_ADDRESS, port, word)
-            yield Subnet(network)
-            return
-    raise MeshError(f"no free /24 in 127.0.0.0/8 found in {_ATTEMPTS} attempts")
+    with addresses.reserve(chance=chance) as network:
+        for word, port in ports.as_dict().items():
+            if network.taken([port]):
+                raise PortTaken(addresses.EVERYWHERE, port, word)
+        yield Subnet(network)
 
 
 def check_free(address: str, port: int, word: str) -> None:
@@ -135,5 +123,5 @@ def check_free(address: str, port: int, word: str) -> None:
     Raises:
         PortTaken: somebody does already; `word` says what the mesh needs the port for.
     """
-    if not is_free(address, port):
+    if not addresses.is_free(address, port):
         raise PortTaken(address, port, word)

@@ -1,9 +1,6 @@
 """One process of the mesh: it dies with us, writes into a log, and says what memory it takes.
 
-The kernel ends it when the thread that started it ends, so also when a notebook's kernel is killed. That is a
-thread of its own here, for a widget may restart a proxy from a thread that ends.
-
-See: prctl(2) on ``PR_SET_PDEATHSIG``; setpriv(1); proc_pid_smaps(5) on Pss.
+See: `cnlab.apps.spawner`; proc_pid_smaps(5) on Pss.
 """
 
 import contextlib
@@ -13,12 +10,10 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cnlab import host
+from cnlab.apps.spawner import Spawner
 from cnlab.containers.network.last_will import LastWill
-from cnlab.errors import MissingFeature
 from cnlab.linux import procfs
 
 
@@ -33,27 +28,12 @@ class Process:
         self._env = env
         self._cwd = cwd
         self._popen: subprocess.Popen[bytes] | None = None
-        self._parent: ThreadPoolExecutor | None = None
+        self._spawner = Spawner(log.stem)
 
     def start(self) -> None:
         """Execute it. Its standard output and error go to the log."""
-        setpriv = host.find_program("setpriv")
-        if setpriv is None:
-            raise MissingFeature("setpriv", "no such program", hint="install the Debian package util-linux")
-        if self._parent is None:
-            self._parent = ThreadPoolExecutor(1, thread_name_prefix=self.log_file.stem)
         with open(self.log_file, "ab") as log:
-            started = self._parent.submit(
-                subprocess.Popen,
-                [str(setpriv), "--pdeathsig", "KILL", "--", *self.argv],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=None if self._env is None else dict(self._env),
-                cwd=self._cwd,
-                start_new_session=True,  # an interrupt of the notebook is not for it
-            )
-            self._popen = started.result()
+            self._popen = self._spawner.start(self.argv, log=log, env=self._env, cwd=self._cwd)
 
     @property
     def pid(self) -> int:
@@ -89,9 +69,7 @@ class Process:
                 os.killpg(self._popen.pid, signal.SIGKILL)
             self._popen.kill()
             self._popen.wait()
-        if self._parent is not None:
-            self._parent.shutdown()
-            self._parent = None
+        self._spawner.close()
 
     def stop(self, timeout_s: float = 2.0) -> None:
         """Ask it to end by SIGTERM, and kill it when it does not."""

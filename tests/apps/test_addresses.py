@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-import random
 import socket
 
 import pytest
 
-from cnlab.apps.addresses import LoopbackNetwork, is_free
-from cnlab.errors import CnlabError, InvalidValue
+from cnlab.apps.addresses import LoopbackNetwork, is_free, reserve
+from cnlab.errors import InvalidValue
+
+
+class Always:
+    """Chance that is none."""
+
+    def __init__(self, *numbers: int) -> None:
+        self._numbers = iter(numbers)
+
+    def randint(self, first: int, last: int) -> int:
+        return next(self._numbers)
 
 
 def test_network_lies_in_the_loopback_block():
     """Other addresses would need root, and could be somebody's."""
-    assert LoopbackNetwork.choose().address(10).startswith("127.")
+    with reserve() as network:
+        assert network.address(10).startswith("127.")
 
 
-def test_two_choices_differ():
-    """Two notebooks of one reader run at the same time."""
-    assert LoopbackNetwork.choose() != LoopbackNetwork.choose()
+def test_reserved_network_is_nobody_elses():
+    """Two notebooks of one reader run at the same time, and of two readers on one machine."""
+    with reserve(chance=Always(77, 1)) as one, reserve(chance=Always(77, 1, 77, 2)) as two:
+        assert ("127.77.1", "127.77.2") == (one.prefix, two.prefix)
 
 
-def test_taken_network_is_not_chosen():
-    """A program that listens on its first address has it."""
-    first = LoopbackNetwork.choose(chance=random.Random(1))
-    with socket.create_server((first.address(1), 9080)):
-        second = LoopbackNetwork.choose(chance=random.Random(1))
+def test_network_is_free_again_after_the_block():
+    """Also if that ends with an error."""
+    with pytest.raises(ZeroDivisionError), reserve(chance=Always(77, 3)):
+        raise ZeroDivisionError
+    with reserve(chance=Always(77, 3)) as again:
+        assert "127.77.3" == again.prefix
 
-    assert first != second
 
+def test_port_that_somebody_has_everywhere_is_found():
+    """A program on 0.0.0.0 takes the port of all addresses; one on another address does not."""
+    with (
+        reserve() as network,
+        socket.create_server(("0.0.0.0", 0)) as everywhere,
+        socket.socket() as elsewhere,
+    ):
+        elsewhere.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in (elsewhere, everywhere)]
 
-def test_port_that_is_taken_everywhere_is_named(monkeypatch):
-    """A program on 0.0.0.0 takes the port of all addresses: a hint saves an hour."""
-    monkeypatch.setattr("cnlab.apps.addresses.is_free", lambda address, port: False)
-
-    with pytest.raises(CnlabError, match=r"no network with free ports 9080") as caught:
-        LoopbackNetwork.choose()
-    assert "listens on 0.0.0.0:9080" in caught.value.__notes__[0]
+        assert ports[1] == network.taken(ports)
+        assert network.taken(ports[:1]) is None
 
 
 def test_port_in_use_is_not_free():
-    """What `choose` believes."""
+    """What all that look for a port believe."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert not is_free(*server.getsockname())
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import socket
 from dataclasses import replace
 
 import pytest
 
 from cnlab.apps import Deployment, bookinfo
 from cnlab.apps.bookinfo import client_library
-from cnlab.errors import InvalidValue
+from cnlab.errors import CnlabError, InvalidValue
 from cnlab.mesh.load import loading
 
 
@@ -101,6 +102,20 @@ def test_service_that_is_not_there_is_refused(shop):
         shop.get("/", to="rating")
     with pytest.raises(InvalidValue, match="no service 'rating'"):
         shop.fail("rating")
+
+
+def test_port_that_is_taken_everywhere_is_named():
+    """A program on 0.0.0.0 takes the port of all addresses: a hint saves an hour."""
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        shop = bookinfo(2)
+        shop = shop.replacing(replace(shop.service("details"), port=port))
+        with pytest.raises(
+            CnlabError, match=rf"0\.0\.0\.0:{port} is taken, bookinfo needs that port"
+        ) as caught:
+            Deployment(shop).start()
+
+    assert f"sport = :{port}" in caught.value.__notes__[0]
 
 
 def test_each_language_has_a_library_to_read():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from cnlab.apps import bookinfo
+from cnlab.apps.addresses import reserve
 from cnlab.apps.deployment import place
 from cnlab.apps.launcher import Launcher, Running
 
@@ -16,9 +17,10 @@ def start(launcher: Launcher, service: str, **environment: str) -> Running:
     """Start one instance of a service, without peers, and wait until it serves."""
     application = bookinfo(4)
     instance = application.service(service).instances()[0]
-    listen = place(application)[instance]
-    started = launcher.start(instance, instance.environment(listen=listen, peers={}) | environment)
-    started.wait_ready()
+    with reserve() as network:
+        listen = place(application, network)[instance]
+        started = launcher.start(instance, instance.environment(listen=listen, peers={}) | environment)
+        started.wait_ready()
     return started
 
 

@@ -13,17 +13,16 @@ See: Prometheus, "Configuration", "HTTP API"; prometheus(1).
 import contextlib
 import http.client
 import json
-import random
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from cnlab.apps.addresses import EVERYWHERE, reserve
 from cnlab.clock import wait_until
 from cnlab.errors import InvalidValue
-from cnlab.mesh.addresses import check_free
-from cnlab.mesh.errors import MeshError, PortTaken, ProgramEnded
+from cnlab.mesh.errors import MeshError, ProgramEnded
 from cnlab.mesh.observability import promtool
 from cnlab.mesh.observability.metrics import Sample
 from cnlab.mesh.observability.scraper import Target
@@ -32,7 +31,6 @@ from cnlab.mesh.process import Process, private_directory
 
 PORT = 9090
 _START_TIMEOUT_S = 20.0
-_ATTEMPTS = 20
 _OPTIONS = (
     "--storage.tsdb.retention.time=1h",
     "--storage.tsdb.retention.size=64MB",
@@ -132,6 +130,10 @@ class Prometheus:
         program = promtool.find("prometheus")
         with contextlib.ExitStack() as stack:
             self.directory = stack.enter_context(private_directory("cnlab-prometheus-"))
+            network = stack.enter_context(reserve())
+            if network.taken([PORT]):
+                raise MeshError(f"{EVERYWHERE}:{PORT} is taken, Prometheus needs that port")
+            self.address = f"{network.address(1)}:{PORT}"
             self._write()
             stack.callback(self._stop)
             self._start(program)
@@ -178,7 +180,6 @@ class Prometheus:
         promtool.check_config(self.config_file)
 
     def _start(self, program: str) -> None:
-        self.address = f"{_free_address()}:{PORT}"
         self._process = Process(
             [
                 program,
@@ -288,15 +289,3 @@ class Prometheus:
 def _knows(program: str, option: str) -> bool:
     known = subprocess.run([program, option, "--version"], capture_output=True, timeout=_START_TIMEOUT_S)
     return known.returncode == 0
-
-
-def _free_address() -> str:
-    """Return a loopback address at random where nobody listens on Prometheus' port."""
-    for _ in range(_ATTEMPTS - 1):
-        address = f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}.{random.randrange(2, 255)}"
-        try:
-            check_free(address, PORT, "prometheus")
-        except PortTaken:
-            continue
-        return address
-    raise MeshError(f"port {PORT} is taken on every address of 127.0.0.0/8 that was tried")
