@@ -1,11 +1,14 @@
-"""A mesh for all tests of a file, which each finds as it was at first."""
+"""A mesh for all tests of a file, which each finds as it was at first; and an application without one."""
 
 from collections.abc import Iterator
 
 import pytest
+from apps.conftest import _shop, shop
 
 from cnlab.apps import bookinfo
 from cnlab.mesh import Mesh
+
+__all__ = ["_shop", "mesh", "running", "shop"]
 
 
 @pytest.fixture(scope="module")

@@ -17,19 +17,6 @@ from cnlab.errors import InvalidValue
 from cnlab.mesh.load import Load, load, loading
 
 
-@pytest.fixture(scope="module")
-def _shop() -> Iterator[Deployment]:
-    with Deployment(bookinfo(4)) as shop:
-        yield shop
-
-
-@pytest.fixture
-def shop(_shop: Deployment) -> Deployment:
-    """The four services, well."""
-    _shop.heal()
-    return _shop
-
-
 @pytest.fixture
 def url(shop: Deployment) -> str:
     """An address that answers at once."""

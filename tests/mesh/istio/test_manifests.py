@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from mesh.istio.samples import BOOKINFO_GATEWAY, DESTINATION_RULE
 
 from cnlab.errors import InvalidValue
 from cnlab.mesh.istio import Manifests, Plan
@@ -17,24 +18,6 @@ SERVICES = {
 }
 EMPTY = Manifests(SERVICES, "productpage")
 
-DESTINATION_RULE = """
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata:
-  name: reviews
-spec:
-  host: reviews
-  subsets:
-  - name: v1
-    labels:
-      version: v1
-  - name: v2
-    labels:
-      version: v2
-  - name: newest
-    labels:
-      version: v3
-"""
 CANARY = """
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -79,22 +62,7 @@ spec:
     - destination:
         host: ratings
 """
-GATEWAY = """
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata:
-  name: bookinfo-gateway
-spec:
-  selector:
-    istio: ingressgateway
-  servers:
-  - port:
-      number: 8080
-      name: http
-      protocol: HTTP
-    hosts:
-    - "*"
----
+GATEWAY = f"""{BOOKINFO_GATEWAY}---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata:

@@ -6,26 +6,12 @@ from collections import Counter
 
 import pytest
 from mesh.exporter import exporter
+from mesh.istio.samples import BOOKINFO_GATEWAY, DESTINATION_RULE
 
 from cnlab.apps import bookinfo
 from cnlab.errors import InvalidValue
 from cnlab.mesh import Mesh
 
-SUBSETS = """
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata:
-  name: reviews
-spec:
-  host: reviews
-  subsets:
-  - name: v1
-    labels:
-      version: v1
-  - name: v3
-    labels:
-      version: v3
-"""
 ROUTES = """
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -42,7 +28,7 @@ spec:
     route:
     - destination:
         host: reviews
-        subset: v3
+        subset: newest
   - match:
     - headers:
         end-user:
@@ -62,7 +48,7 @@ spec:
       weight: 80
     - destination:
         host: reviews
-        subset: v3
+        subset: newest
       weight: 20
 """
 STRICT = """
@@ -93,22 +79,7 @@ spec:
         principals:
         - cluster.local/ns/default/sa/productpage
 """
-GATEWAY = """
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata:
-  name: bookinfo-gateway
-spec:
-  selector:
-    istio: ingressgateway
-  servers:
-  - port:
-      number: 8080
-      name: http
-      protocol: HTTP
-    hosts:
-    - "*"
----
+GATEWAY = f"""{BOOKINFO_GATEWAY}---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata:
@@ -125,7 +96,7 @@ spec:
     route:
     - destination:
         host: reviews
-        subset: v3
+        subset: newest
 """
 
 
@@ -155,7 +126,7 @@ def reviews(mesh, **headers):
 
 def test_weights_divide_the_requests(mesh):
     """Two of ten go to the new version, and none to one that nobody named."""
-    mesh.apply(f"{SUBSETS}---{ROUTES}")
+    mesh.apply(f"{DESTINATION_RULE}---{ROUTES}")
 
     served = Counter(reviews(mesh).served_by for _ in range(200))
 
@@ -165,14 +136,14 @@ def test_weights_divide_the_requests(mesh):
 
 def test_header_decides_before_weights_do(mesh):
     """A tester sees the new version, whatever all others see."""
-    mesh.apply(f"{SUBSETS}---{ROUTES}")
+    mesh.apply(f"{DESTINATION_RULE}---{ROUTES}")
 
     assert {"reviews-v3"} == {reviews(mesh, end_user="jason").served_by for _ in range(20)}
 
 
 def test_fault_meets_only_those_of_its_rule(mesh):
     """Chaos under control: who is not named notices nothing."""
-    mesh.apply(f"{SUBSETS}---{ROUTES}")
+    mesh.apply(f"{DESTINATION_RULE}---{ROUTES}")
 
     assert [418, 200] == [reviews(mesh, end_user="chaos-monkey").status, reviews(mesh).status]
 
@@ -198,7 +169,7 @@ def test_authorization_policy_denies_by_identity(mesh):
 
 def test_gateway_leads_where_its_virtual_service_says(mesh):
     """All else is 404, also what the gateway led to before."""
-    mesh.apply(f"{SUBSETS}---{GATEWAY}")
+    mesh.apply(f"{DESTINATION_RULE}---{GATEWAY}")
 
     assert [(200, "reviews-v3"), (404, "")] == [
         (answer.status, answer.served_by or "")
@@ -233,8 +204,8 @@ spec:
 
 def test_deleting_a_manifest_brings_back_what_was_before(mesh):
     """Nothing of it is left in the proxies."""
-    mesh.apply(f"{SUBSETS}---{ROUTES}")
-    mesh.delete(f"{SUBSETS}---{ROUTES}")
+    mesh.apply(f"{DESTINATION_RULE}---{ROUTES}")
+    mesh.delete(f"{DESTINATION_RULE}---{ROUTES}")
 
     served = {reviews(mesh, end_user="jason").served_by for _ in range(30)}
     assert {"reviews-v1", "reviews-v2", "reviews-v3"} == served
@@ -242,7 +213,7 @@ def test_deleting_a_manifest_brings_back_what_was_before(mesh):
 
 def test_refused_manifest_leaves_the_mesh_as_it_was(mesh):
     """A typing mistake must not take a service down."""
-    mesh.apply(f"{SUBSETS}---{ROUTES}")
+    mesh.apply(f"{DESTINATION_RULE}---{ROUTES}")
 
     with pytest.raises(InvalidValue, match="host 'opinions' is no service of this mesh"):
         mesh.apply(ROUTES.replace("host: reviews", "host: opinions"))
