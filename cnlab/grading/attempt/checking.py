@@ -42,6 +42,7 @@ class Cell:
     outputs: list[dict[str, Any]] = field(default_factory=list)
     snapshot: Snapshot | None = None
     why_no_snapshot: str = ""
+    is_lost: bool = False
 
     @property
     def name(self) -> str:
@@ -53,6 +54,8 @@ class Cell:
 
         `refused` are the cells that the sandbox refused something or ended.
         """
+        if self.is_lost:
+            return f"{self.name} waited in a process that had to be ended"
         if self.index in refused:
             return ""
         if self.status == "timeout" and self.cpu_s < busy_share() * self.wall_s:
@@ -75,14 +78,26 @@ class Cell:
         capture.fail(name, message)
         self.outputs += [output for output in capture.outputs if output not in self.outputs]
 
+    def lose(self) -> None:
+        """Note that it was not checked to its end, by the fault of another check."""
+        self.is_lost = True
+        self.fail(
+            "died", "DeadKernelError", "not checked to its end: the process of the checks was ended before"
+        )
+
 
 class Attempt:
-    """A job in one sandbox."""
+    """A job in one sandbox.
 
-    def __init__(self, job: Job, cells: list[Cell], world: World) -> None:
+    Where it `is_careful`, a check whose tester had to be ended begins again in a new one. That takes another
+    fork for each check, so the first attempt does without: it notes what was lost, and `Cell.doubt` tells.
+    """
+
+    def __init__(self, job: Job, cells: list[Cell], world: World, *, is_careful: bool = False) -> None:
         self._job = job
         self._cells = cells
         self._world = world
+        self._is_careful = is_careful
         self._ends = self._ends_cpu_s = 0.0
         self._defined: set[str] = set()
         self._faults: dict[int, str] = {}  # of locked cells that failed in the tester
@@ -191,7 +206,10 @@ class Attempt:
             done.append(cell)
         for cell, parts in later:
             resumes = parts.goes_on and tester.keeps(cell)
-            is_lost = parts.goes_on and not resumes  # with the tester: then it begins again
+            is_lost = parts.goes_on and not resumes  # with the tester
+            if is_lost and not self._is_careful:
+                cell.lose()
+                continue
             self._run_check(tester, cell, cell.source if is_lost else parts.hidden, done, resumes=resumes)
             if cell.snapshot is not None:
                 cell.snapshot.uses -= 1
@@ -227,6 +245,7 @@ class Attempt:
                 deadline,
                 keeps=keeps,
                 resumes=resumes,
+                uses=2 if keeps and not self._is_careful else 1,
                 shows_value=ends,
                 is_locked=cell.role == "setup",
             )

@@ -45,7 +45,7 @@ def run_job(job: Job) -> Result:
     begun = time.monotonic()
     result, doubts = _attempt(job)
     if doubts:
-        again, _ = _attempt(job)
+        again, _ = _attempt(job, is_careful=True)
         is_same = _same(result, again) and not result.error  # then no second guess counts
         outcome = "it went the same way" if is_same else "this time it went otherwise"
         notes = (f"run again in a fresh sandbox, since {'; '.join(doubts)}: {outcome}",)
@@ -68,7 +68,7 @@ def close() -> None:
         machine.close()
 
 
-def _attempt(job: Job) -> tuple[Result, list[str]]:
+def _attempt(job: Job, *, is_careful: bool = False) -> tuple[Result, list[str]]:
     """Run a job in one sandbox; return also why that may not be the last word."""
     notebook = json.loads(job.notebook)
     cells = cells_of(notebook, job.roles)
@@ -76,7 +76,7 @@ def _attempt(job: Job) -> tuple[Result, list[str]]:
     error = ""
     try:
         with World(_server(job), job) as world:
-            Attempt(job, cells, world).run()
+            Attempt(job, cells, world, is_careful=is_careful).run()
     except (ServerGone, SandboxFailed, OSError) as failure:
         error = str(failure)
         close()

@@ -351,10 +351,15 @@ class TesterProcess:
         *,
         keeps: bool = False,
         resumes: bool = False,
+        uses: int = 1,
         shows_value: bool = True,
         is_locked: bool = False,
     ) -> Outcome:
-        """Run a check, a part of it or a locked cell against a fresh copy of the notebook at its place."""
+        """Run a check, a part of it or a locked cell against a fresh copy of the notebook at its place.
+
+        `uses` says how many uses of the snapshot are its own: 2 where its second part goes on in that copy,
+        and no other copy is put by for it.
+        """
         assert self._channel is not None
         request: dict[str, plain.Json] = {
             "op": "resume" if resumes else "cell",
@@ -371,7 +376,8 @@ class TesterProcess:
             message = "not checked to its end: the process of the checks had to be ended before"
             capture.fail("DeadKernelError", message)
             return Outcome("died", message)
-        outcome = self._run_against(cell.snapshot, cell.index, request, capture, deadline)
+        is_shared = cell.snapshot.uses > uses
+        outcome = self._run_against(cell.snapshot, cell.index, request, is_shared, capture, deadline)
         if keeps and outcome.status == "ok":
             self._world.settle()
         else:
@@ -384,11 +390,11 @@ class TesterProcess:
         snapshot: Snapshot,
         index: int,
         request: dict[str, plain.Json],
+        is_shared: bool,
         capture: Capture,
         deadline: float,
     ) -> Outcome:
         """Run a check that asks the process of a snapshot, or a fork of it if others need it too."""
-        is_shared = snapshot.uses > 1
         fds, pid = [], snapshot.pid
         if request["op"] == "cell":
             channel, pid = self._world.serve(snapshot)

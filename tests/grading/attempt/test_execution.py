@@ -282,6 +282,28 @@ def test_check_that_ends_its_own_process_costs_the_others_nothing():
     ran = run(setup, SQUARE, asks, check("import os\nos._exit(0)", "exits"), check("assert nine()"))
 
     assert [ran[name].status for name in ("hidden", "exits", "check")] == ["ok", "died", "ok"]
+    assert any("`hidden` waited in a process that had to be ended" in note for note in ran.result.notes)
+
+
+def test_check_with_a_hidden_part_asks_the_copy_that_was_made_for_it():
+    """A fork of it, to begin again from, is rarely needed, and costs more than both parts."""
+    task = student("import os\nme = os.getpid()\ndef is_first(): return os.getppid() == me")
+    asks = "assert is_first()\n### BEGIN HIDDEN TESTS\nassert is_first()\n### END HIDDEN TESTS"
+
+    assert run(task, check(asks)).points() == 2
+
+
+def test_checks_that_share_a_copy_do_not_see_what_the_others_change():
+    """Neither in the parts that students see, nor in the hidden ones, whichever asks first."""
+    task = student("calls = []\ndef count():\n    calls.append(1)\n    return len(calls)")
+    late = "pass\n### BEGIN HIDDEN TESTS\nassert count() == 1\n### END HIDDEN TESTS"
+    soon = "assert count() == 1\n### BEGIN HIDDEN TESTS\nassert count() == 2\n### END HIDDEN TESTS"
+    names = ("a", "b", "c", "d")
+    ran = run(
+        task, *(check(source, name) for name, source in zip(names, (late, soon, late, soon), strict=True))
+    )
+
+    assert {name: ran[name].message for name in names} == dict.fromkeys(names, "")
 
 
 def test_locked_cell_that_ends_the_checks_process_is_not_run_for_each_check():
