@@ -11,7 +11,6 @@ from cnlab.apps.deployment import exchange
 from cnlab.clock import wait_until
 from cnlab.errors import InvalidValue
 from cnlab.mesh import Mesh
-from cnlab.mesh.load import loading
 from cnlab.mesh.observability.exposition import OPENMETRICS, check_openmetrics
 
 PATHS = {"reviews": "/reviews/0", "ratings": "/ratings/0", "details": "/details/0"}
@@ -162,8 +161,7 @@ def test_strict_mode_refuses_plain_text(mesh):
 
 def test_modes_change_under_load_without_a_failed_request(mesh):
     """Sidecars take both while callers change over."""
-    address, host = mesh._way("reviews", "")
-    with loading(f"http://{address}{PATHS['reviews']}", concurrency=4, headers={"host": host}) as running:
+    with mesh.loading(PATHS["reviews"], to="reviews", concurrency=4) as running:
         for mode in ("disable", "strict", "disable", "permissive"):
             mesh.mtls(mode)
 
@@ -283,8 +281,7 @@ def test_istio_manifests_are_taken(mesh):
 def test_instance_that_is_stopped_gets_no_requests_and_loses_none(mesh):
     """First endpoints go, then the process."""
     mesh.scale("ratings", "v1", 2)
-    address, host = mesh._way("ratings", "reviews")
-    with loading(f"http://{address}{PATHS['ratings']}", rate=100, headers={"host": host}) as running:
+    with mesh.loading(PATHS["ratings"], to="ratings", from_="reviews", rate=100) as running:
         mesh.stop_instance("ratings-v1-1")
         mesh.start_instance("ratings-v1-1")
         mesh.scale("ratings", "v1", 1)
@@ -326,8 +323,7 @@ def test_saturation_is_what_waits_for_an_answer(mesh):
         return signals["ratings"].saturation if "ratings" in signals else 0
 
     mesh.slow("ratings", seconds=1)
-    address, host = mesh._way("ratings", "reviews")
-    with loading(f"http://{address}{PATHS['ratings']}", concurrency=3, headers={"host": host}):
+    with mesh.loading(PATHS["ratings"], to="ratings", from_="reviews", concurrency=3):
         wait_until(lambda: in_flight() == 3, timeout_s=20, what="3 in flight")
 
     wait_until(lambda: in_flight() == 0, timeout_s=20, what="none in flight")

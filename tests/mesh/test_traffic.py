@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cnlab.mesh import traffic
+from cnlab.mesh import clusters, routes, traffic
 from cnlab.mesh.configuration import GATEWAY, Configuration, Workload
 from cnlab.mesh.desired import stages
 from cnlab.mesh.mixer import rbac
@@ -149,13 +149,13 @@ def test_rule_for_one_source_is_in_the_sidecars_of_that_service_only():
 )
 def test_share_below_one_percent_is_kept(percent, expected):
     """Chaos begins small."""
-    assert expected == traffic.percentage(percent)
+    assert expected == routes.percentage(percent)
 
 
 def test_retry_budget_takes_the_place_of_a_number_of_retries():
     """Istio's unlimited retries beside a budget would read as if there were no budget."""
     budget = {"retry_budget": {"budget_percent": 20, "min_retry_concurrency": 1}}
-    words = traffic.cluster_words("reviews", SHOP.cluster("reviews", circuit_breakers=budget))
+    words = clusters.cluster_words("reviews", SHOP.cluster("reviews", circuit_breakers=budget))
     (threshold,) = words["circuit_breakers"]["thresholds"]
 
     assert {"budget_percent": {"value": 20}, "min_retry_concurrency": 1} == threshold["retry_budget"]
