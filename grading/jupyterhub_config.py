@@ -58,6 +58,7 @@ else:
 c.JupyterHub.spawner_class = "cnlab.grading.hub.spawner.GroupSpawner"
 c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.singleuser"]
 c.Spawner.default_url = "/lab"
+c.Spawner.http_timeout = 180  # seconds until a server answers: at the start of a class all begin at once
 c.Spawner.mem_limit = os.environ.get("CNLAB_STUDENT_MEMORY", "2G")
 c.Spawner.cpu_limit = float(os.environ.get("CNLAB_STUDENT_CPUS", "1"))
 c.GroupSpawner.pids_limit = 512

@@ -52,6 +52,11 @@ class Hub:
         return {said[1]: said[3] for said in words if said[2:3] == ["password"]}
 
     @property
+    def is_up(self) -> bool:
+        """Whether it answers, and has said who may come in."""
+        return "is now running" in self.log and self.passwords.keys() == {self.teacher, *self.students}
+
+    @property
     def place(self) -> Place:
         """Where it keeps what it keeps."""
         return Place(Path(pwd.getpwnam(self.teacher).pw_dir).parents[1])
@@ -99,15 +104,17 @@ def running_hub(*arguments: str, students: int = 2, env: dict[str, str] | None =
         hub = Hub(process, log, port, users)
         groups = []
         try:
-            wait_until(lambda: "is now running" in hub.log or process.poll() is not None, timeout_s=60)
+            wait_until(lambda: hub.is_up or process.poll() is not None, timeout_s=120)
             assert process.poll() is None, hub.log
             groups = groups_of(users)
             yield hub
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGINT)
-            process.wait(60)
+            process.wait(120)
         assert process.returncode == 0, hub.log
+        with contextlib.suppress(TimeoutError):  # the hub tells its proxy to end, and does not wait for it
+            wait_until(lambda: not left_of(users, groups, port), timeout_s=60)
         assert [] == left_of(users, groups, port)
 
 

@@ -62,21 +62,22 @@ def seen(hub: Hub):
         "due": DUE,
         "grading": f"cnlab grade autograde {ASSIGNMENT}",
     }
-    seen = {}
+    seen = {"begun": datetime.now(UTC)}
     with played(PLAY, hub.address, told) as play:
         for act in ("released", "fetched", "validated"):
             seen[act] = play.next(act)
             play.go_on()
         seen["submitted"] = play.next("submitted")
-        wait_until(lambda: all(one.is_received for one in arrivals(hub.place.inbound)), timeout_s=30)
+        wait_until(lambda: all(one.is_received for one in arrivals(hub.place.inbound)), timeout_s=60)
         seen["arrivals"] = arrivals(hub.place.inbound)
+        seen["ended"] = datetime.now(UTC)
         seen["limits"] = {user: limits(hub, user) for user in (hub.teacher, *hub.students)}
         seen["tampering"] = [hub.run_as(one.student, tamper_with(one.path)) for one in seen["arrivals"]]
         play.go_on()
         seen["collected"] = play.next("collected")
         play.go_on()
         play.next("autograding")
-        wait_until(lambda: scores(hub), timeout_s=60, what="grades in the gradebook")
+        wait_until(lambda: scores(hub), timeout_s=180, what="grades in the gradebook")
         seen["scores"] = scores(hub)
         play.go_on()
         for act in ("handed-back", "read"):
@@ -125,13 +126,12 @@ def test_validate_tells_right_from_wrong(seen, hub):
 
 
 def test_time_of_a_submission_is_the_servers(seen, hub):
-    """Each has arrived once, is the instructor's copy, and came within the last minutes."""
-    now = datetime.now(UTC)
+    """Each has arrived once, is the instructor's copy, and came while students were at it."""
     owners = {one.path.owner() for one in seen["arrivals"]}
 
     assert sorted(hub.students) == sorted(one.student for one in seen["arrivals"])
     assert {hub.teacher} == owners
-    assert all(0 < (now - one.at).total_seconds() < 300 for one in seen["arrivals"])
+    assert all(seen["begun"] < one.at < seen["ended"] for one in seen["arrivals"])
 
 
 def test_student_cannot_change_what_was_submitted(seen, hub):

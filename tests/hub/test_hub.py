@@ -78,8 +78,10 @@ def test_hub_that_is_killed_leaves_nothing():
         groups = groups_of(users)
         process.kill()
         process.stdout.read()  # until everybody who could write there has gone
-    wait_until(lambda: not left_of(users, groups, port) and not root.exists(), timeout_s=30)
+    with contextlib.suppress(TimeoutError):
+        wait_until(lambda: not left_of(users, groups, port) and not root.exists(), timeout_s=60)
 
+    assert not root.exists()
     assert [] == left_of(users, groups, port)
 
 
@@ -94,7 +96,7 @@ class TestGroupOfAUser:
             subprocess.run(command, preexec_fn=lambda: group.add(os.getpid()), check=True)
             [sleeper] = wait_until(lambda: [pid for pid in group.pids() if is_sleep(pid)], timeout_s=10)
 
-        assert not Path(f"/proc/{sleeper}").exists() or is_zombie(sleeper)
+        assert not is_alive(sleeper)
 
     def test_limits_are_the_kernels(self):
         """As many processes as were allowed, and no more."""
@@ -134,8 +136,10 @@ def is_sleep(pid: int) -> bool:
     return Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
 
 
-def is_zombie(pid: int) -> bool:
-    return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):  # it has gone, or goes while we look
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
 
 
 @pytest.mark.needs_root
@@ -153,12 +157,12 @@ def test_hub_without_root_serves_its_own_user():
         with log.open("w") as output:
             hub = subprocess.Popen(command, stdout=output, stderr=output)
         try:
-            wait_until(lambda: "is now running" in log.read_text() or hub.poll() is not None, timeout_s=60)
+            wait_until(lambda: "hub: ready at" in log.read_text() or hub.poll() is not None, timeout_s=120)
             password = re.search(rf"hub: {name} password (\S+)", log.read_text())
             started = password and start_server(f"http://127.0.0.1:{port}", name, password.group(1))
         finally:
             hub.send_signal(signal.SIGINT)
-            hub.wait(60)
+            hub.wait(120)
         said = log.read_text()
         has_labs = Path(own, "course", "source", "lab01-namespaces").is_dir()
 
