@@ -139,9 +139,9 @@ def daemon_of_a_program(by: Submission) -> None:
     """)
 
 
-@attack(STAYS, earns=OTHERS)
+@attack(STAYS, earns=OTHERS, may_lose=True)
 def daemons_of_a_program_that_multiply(by: Submission) -> None:
-    """Fork on and on, so that no list of processes is ever complete."""
+    """Fork on and on, so that no list of processes is ever complete, beside all checks that follow."""
     by.write_program("""
     if os.fork() == 0:
         os.setsid()
