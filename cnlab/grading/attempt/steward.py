@@ -21,7 +21,7 @@ from cnlab.grading.limits import Limits
 from cnlab.grading.sandbox import Sandbox
 
 _SWEEP_S = 1.0  # for who was killed to be gone, with the ports and files that it held
-_POLL_S = 0.0005
+_POLL_S = 0.001
 
 
 class Steward:
