@@ -48,7 +48,7 @@ def test_summary_of_the_check_counts_and_names_what_failed():
     check = runpy.run_path(str(ROOT / "tests/binder/check.py"))
     runs = [
         check["Run"]("00-welcome", 12.3, 250_000_000, ""),
-        check["Run"]("lab01", 0, 0, "MachineError: no room"),
+        check["Run"]("lab01", 0, 0, "MachineError: no room\nin the cell\nrun()"),
     ]
     lines = check["table"](runs, "bookworm").splitlines()
 

@@ -117,6 +117,7 @@ def main(suite: str = "bookworm") -> int:
             build(docker)
             notebooks = sorted(ROOT.glob("notebooks/*.ipynb")) + sorted(ROOT.glob("labs/*/*.ipynb"))
             runs = [run(docker, path.relative_to(ROOT)) for path in notebooks]
+    print(*(f"\n{one.name}: {one.problem}" for one in runs if one.problem), sep="\n")
     print(table(runs, suite))
     return 1 if any(one.problem for one in runs) else 0
 
@@ -214,12 +215,15 @@ def run(docker: Docker, notebook: Path) -> Run:
 
 def table(runs: Sequence[Run], suite: str) -> str:
     """Return the summary."""
-    lines = [f"{'':24}{'seconds':>9}{'peak MB':>9}"]
+    width = max(len(one.name) for one in runs)
+    lines = [f"{'':{width}}{'seconds':>9}{'peak MB':>9}"]
     for one in runs:
-        numbers = one.problem or f"{one.seconds:9.1f}{one.peak_bytes / 1e6:9.0f}"
-        lines.append(f"{one.name:24}{numbers}")
+        numbers = f"{one.seconds:9.1f}{one.peak_bytes / 1e6:9.0f}"
+        lines.append(f"{one.name:{width}}{f'  {one.problem.splitlines()[0]}' if one.problem else numbers}")
     failed = sum(bool(one.problem) for one in runs)
+    load = " ".join(f"{one:.1f}" for one in os.getloadavg())
     lines.append(f"Debian {suite} in Docker on Linux {platform.release()}, {' '.join(POD)}")
+    lines.append(f"load of the last 1, 5, 15 minutes on {os.cpu_count()} processors: {load}")
     lines.append(f"{len(runs) - failed} passed, {failed} failed")
     return "\n".join(lines)
 
