@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import traceback
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 NEEDS = {f"needs_{name}": name for name in ("userns", "cgroup2", "uml", "root", "landlock", "ptrace")}
 
+# What `browser` means, as `browser/chromium.mjs` starts it.
+CHROMIUM = os.environ.get("CNLAB_CHROMIUM", "/usr/bin/chromium")
+PLAYWRIGHT = Path(__file__).parent / "browser" / "node_modules" / "playwright-core"
+
 # What may outlive a file of tests, and why.
 KEPT = {"cnlab.grading.attempt.forkserver": "it is warm for the next job, and ends with the process it is of"}
 
@@ -35,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker, name in NEEDS.items():
         config.addinivalue_line("markers", f"{marker}: needs {name} of this machine")
     config.addinivalue_line("markers", "as_student: the test's body runs as an unprivileged student")
+    config.addinivalue_line("markers", "needs_programs(name, ...): runs these programs of this machine")
     config.addinivalue_line("markers", "browser: drives a headless Chromium")
     config.addinivalue_line("markers", "slow: takes more than ten seconds")
 
@@ -43,13 +49,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip, or fail where it is required, what this machine cannot run."""
     required = os.environ.get("CNLAB_REQUIRE", "").split(",")
     for marker in item.iter_markers():
-        name = NEEDS.get(marker.name)
-        if name is None or (feature := _probe(name)).is_available:
-            continue
-        reason = f"this machine lacks {name}: {feature.detail}"
-        if name in required:
-            pytest.fail(f"{reason} (CNLAB_REQUIRE asks for it)", pytrace=False)
-        pytest.skip(reason)
+        for name, lack in _lacks(marker):
+            reason = f"this machine lacks {name}: {lack}"
+            if name in required or (marker.name not in NEEDS and "root" in required):
+                pytest.fail(f"{reason} (CNLAB_REQUIRE asks for it)", pytrace=False)
+            pytest.skip(reason)
+
+
+def _lacks(marker: pytest.Mark) -> Iterator[tuple[str, str]]:
+    """What a marker asks for that is not here, and how we know."""
+    if marker.name in NEEDS:
+        feature = _probe(NEEDS[marker.name])
+        if not feature.is_available:
+            yield feature.name, feature.detail
+    programs = marker.args if marker.name == "needs_programs" else ()
+    for program in ("node", CHROMIUM) if marker.name == "browser" else programs:
+        if shutil.which(program) is None:
+            yield program, "not installed; run by root, `make test` installs it"
+    if marker.name == "browser" and not PLAYWRIGHT.is_dir():
+        yield "playwright-core", f"no {PLAYWRIGHT}; `make test` installs it where npm is"
 
 
 @cache

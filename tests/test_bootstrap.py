@@ -246,6 +246,16 @@ def test_sudo_counts_when_it_asks_no_password(monkeypatch, tmp_path, answer, wor
     assert words == bootstrap.as_root()
 
 
+def test_without_npm_tests_are_set_up_but_for_the_browser(monkeypatch, tmp_path, capsys):
+    """Only root can install it; all else can still be tested."""
+    for step in ("install_python_packages", "warm_up", "install_programs", "install_kernel"):
+        monkeypatch.setattr(bootstrap, step, lambda *_, **__: None)
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    bootstrap.set_up(Environment(tmp_path), hub=False, tests=True)
+
+    assert "no npm, which only root can install" in capsys.readouterr().out
+
+
 def test_machine_without_apt_is_told_what_to_install(monkeypatch, capsys):
     """Other distributions work too; only their package manager is not ours to drive."""
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)

@@ -39,6 +39,7 @@ def test_own_process_is_as_we_know_it():
     assert 0 < process.start_time_s <= float(Path("/proc/uptime").read_text().split()[0])
 
 
+@pytest.mark.needs_programs("ps")
 def test_ps_sees_the_same_process():
     """procps decides."""
     with spawn(["sleep", "60"]) as child:

@@ -295,6 +295,7 @@ def test_build_from_the_cache_needs_no_mount(context, layout, monkeypatch):
     assert first.image.digest == build(context, layout).image.digest
 
 
+@pytest.mark.needs_programs("skopeo")
 def test_skopeo_reads_what_we_built(context, layout):
     """Straight from the layout."""
     done = build(context, layout, tag="app:1")

@@ -99,6 +99,7 @@ def test_archive_is_an_image_layout_when_it_is_unpacked(image, tmp_path):
 
 @pytest.mark.needs_userns
 @pytest.mark.parametrize("transport", ["oci-archive", "docker-archive"])
+@pytest.mark.needs_programs("skopeo")
 def test_skopeo_reads_the_archive_by_either_name(image, tmp_path, transport):
     """One file, two formats."""
     save({"box:1": image}, tmp_path / "box.tar")
@@ -112,6 +113,7 @@ def test_skopeo_reads_the_archive_by_either_name(image, tmp_path, transport):
 
 
 @pytest.mark.needs_userns
+@pytest.mark.needs_programs("skopeo")
 def test_archives_of_skopeo_are_read(image, tmp_path, source):
     """It writes layers uncompressed for Docker; the config, Docker's name of the image, is the same."""
     save({"box:1": image}, tmp_path / "box.tar")
@@ -127,6 +129,7 @@ def test_archives_of_skopeo_are_read(image, tmp_path, source):
 
 
 @pytest.mark.needs_userns
+@pytest.mark.needs_programs("skopeo")
 def test_archive_of_several_platforms_brings_them_all(layout, image, tmp_path):
     """The name leads to this machine's; the others are there for whoever asks."""
     elsewhere = Platform("linux", "s390x")

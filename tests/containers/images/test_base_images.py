@@ -80,6 +80,7 @@ def test_python_runs_in_a_container_of_docker(python, tmp_path):
     assert (image, said) == (python.id, "1 /usr/local\n")
 
 
+@pytest.mark.needs_programs("skopeo")
 def test_python_is_an_image_to_skopeo(layout, python):
     """It reads the same digest, layers, platform and variables from our layout as we do."""
     layout.tag("python:skopeo", python.manifest_descriptor)

@@ -44,6 +44,7 @@ def test_layer_is_the_same_however_it_is_compressed(compress):
 @pytest.mark.parametrize(
     "program", [["gzip", "-c"], ["gzip", "-9c"], ["zstd", "-c"], ["zstd", "-9", "--long=27"]]
 )
+@pytest.mark.needs_programs("zstd")
 def test_what_the_real_programs_compress_is_read(program):
     """They choose other block sizes and windows than the libraries do."""
     said = subprocess.run(program, input=TEXT, capture_output=True, check=True).stdout

@@ -46,6 +46,7 @@ def image(layout):
     return new_image(layout, layers=layers, config=config, annotations={"note": "x"}, name="box:1")
 
 
+@pytest.mark.needs_programs("skopeo")
 def test_skopeo_sees_the_image_as_we_do(layout, image):
     """Its reader is the one that CRI-O and podman have."""
     said = json.loads(skopeo("inspect", f"oci:{layout.path}:box:1"))
@@ -58,6 +59,7 @@ def test_skopeo_sees_the_image_as_we_do(layout, image):
     assert raw.encode() == layout.read_blob(image.manifest_descriptor)
 
 
+@pytest.mark.needs_programs("skopeo")
 def test_skopeo_reads_the_config_byte_for_byte(layout, image):
     """The digest of these bytes is what Docker calls the image."""
     raw = skopeo("inspect", "--config", "--raw", f"oci:{layout.path}:box:1")
@@ -66,6 +68,7 @@ def test_skopeo_reads_the_config_byte_for_byte(layout, image):
     assert json.loads(raw)["rootfs"]["diff_ids"] == list(image.diff_ids)
 
 
+@pytest.mark.needs_programs("skopeo")
 def test_copy_by_skopeo_is_the_same_image(layout, image, tmp_path):
     """There and back: not a byte may change."""
     skopeo("copy", "--all", f"oci:{layout.path}:box:1", f"oci:{tmp_path}/theirs:copied")
@@ -75,6 +78,7 @@ def test_copy_by_skopeo_is_the_same_image(layout, image, tmp_path):
     assert theirs.digests() == layout.digests()
 
 
+@pytest.mark.needs_programs("skopeo")
 def test_image_made_elsewhere_is_read(layout, image, tmp_path):
     """skopeo writes Docker's own formats as well: other media types for the same things."""
     skopeo("copy", "--format=v2s2", f"oci:{layout.path}:box:1", f"dir:{tmp_path}/docker")
@@ -136,6 +140,7 @@ def test_layer_that_is_not_in_the_layout_is_refused(layout, image, tmp_path):
         new_image(Layout.create(tmp_path / "other"), layers=image.layers)
 
 
+@pytest.mark.needs_programs("skopeo")
 def test_index_of_several_platforms_is_one_that_skopeo_chooses_from(layout, image):
     """``docker pull`` on an arm64 machine gets arm64 bytes under the same name."""
     arm = new_image(layout, layers=image.layers, platform=Platform.parse("linux/arm64/v8"))

@@ -20,6 +20,8 @@ from cnlab.containers.registry import Client, RegistryError, pull, push
 from .conftest import store_index
 from .debian_registry import debian_registry
 
+pytestmark = pytest.mark.needs_programs("docker-registry", "skopeo")
+
 DATA = b"some layer"
 DIGEST = digest_of(DATA)
 
