@@ -10,7 +10,7 @@ MISTAKES = {
             'f"{budget_s / attempts:.3f}s"': 'f"{budget_s}s"',
         },
         loses="check-deadline-ends",
-        says="expected 504 after about 0.8 s from a service that hangs (5 attempts), got",
+        says="from a service that hangs (5 attempts), got no answer",
     ),
     "lets the first attempt take all the time": Mistake(
         task="deadline",
@@ -79,7 +79,7 @@ MISTAKES = {
         task="storm-proof",
         changes={'{"value": percent}': '{"value": 100 if percent > 1 else percent}'},
         loses="check-budget-share",
-        says="expected about 8 retries when 40 requests fail at once and 25 % may be retries, got 2",
+        says="expected 8 to 10 retries when 40 requests fail at once and 25 % may be retries, got",
     ),
     "is mean at night": Mistake(
         task="storm-proof",
