@@ -22,7 +22,7 @@ def test_missing_program_skips_unless_all_is_required(required, becomes):
             "pytest",
             "-p",
             "no:cacheprovider",
-            f"{NEEDS_PS}::test_ps_sees_the_same_process",
+            NEEDS_PS,
         ],
         env={**os.environ, "PATH": "/nowhere", "CNLAB_REQUIRE": required},
         capture_output=True,
