@@ -56,19 +56,28 @@ def become_somebody(spawner, names=NAMES):
         "JUPYTER_CONFIG_PATH": f"{own}:{settings}/all",
         "JUPYTER_PATH": f"{settings}/share",
     }
-    shared = {"name": "cnlab", "mountPath": f"{PLACE}/exchange", "subPath": "exchange"}
-    mounts = [shared, {"name": "passwd", "mountPath": "/etc/passwd", "subPath": "passwd", "readOnly": True}]
+    mounts = {
+        "cnlab-exchange": {"name": "cnlab", "mountPath": f"{PLACE}/exchange", "subPath": "exchange"},
+        "cnlab-passwd": {"name": "passwd", "mountPath": "/etc/passwd", "subPath": "passwd", "readOnly": True},
+    }
     if is_teaching:
         spawner.environment |= {"CNLAB_COURSE": f"{PLACE}/course", "CNLAB_SOURCE": f"{PLACE}/course/source"}
         spawner.notebook_dir = f"{PLACE}/course"
-        mounts.append({"name": "cnlab", "mountPath": f"{PLACE}/course", "subPath": "course"})
-    spawner.volume_mounts = [*spawner.volume_mounts, *mounts]
-    spawner.volumes = [
-        *spawner.volumes,
-        {"name": "cnlab", "persistentVolumeClaim": {"claimName": "cnlab"}},
-        {"name": "passwd", "emptyDir": {}},
-    ]
-    spawner.init_containers = [*spawner.init_containers, name_container(spawner.image, uid, line)]
+        mounts["cnlab-course"] = {"name": "cnlab", "mountPath": f"{PLACE}/course", "subPath": "course"}
+    spawner.volume_mounts = by_name(spawner.volume_mounts) | mounts
+    spawner.volumes = by_name(spawner.volumes) | {
+        "cnlab": {"name": "cnlab", "persistentVolumeClaim": {"claimName": "cnlab"}},
+        "cnlab-passwd": {"name": "passwd", "emptyDir": {}},
+    }
+    naming = name_container(spawner.image, uid, line)
+    spawner.init_containers = by_name(spawner.init_containers) | {"cnlab-name": naming}
+
+
+def by_name(parts):
+    """Return parts of a pod by name, as the chart gives most of them from release 4.3 on; else in order."""
+    if isinstance(parts, dict):
+        return dict(parts)
+    return {f"{place:03}": part for place, part in enumerate(parts)}
 
 
 def name_container(image, uid, line):

@@ -39,9 +39,11 @@ def settings() -> dict[str, Any]:
 
 
 def pod(settings: dict[str, Any], name: str, number: int, names: Path) -> SimpleNamespace:
-    """What a user's pod is to be made of, as KubeSpawner would have it."""
+    """What a user's pod is to be made of, as the chart and KubeSpawner have it."""
     spawner = SimpleNamespace(user=SimpleNamespace(name=name, id=number), image="cnlab:1", environment={})
-    spawner.volumes, spawner.volume_mounts, spawner.init_containers = [], [], []
+    spawner.volumes = {"home": {"name": "home"}}  # releases of the chart before 4.3: a list
+    spawner.volume_mounts = {"home": {"name": "home", "mountPath": "/home/jovyan"}}
+    spawner.init_containers = []
     settings["become_somebody"](spawner, names)
     return spawner
 
@@ -70,16 +72,25 @@ def test_student_has_no_way_to_the_course(settings, tmp_path):
     """Not by a mount, not by a variable; and the instructor has."""
     names = tmp_path / "passwd"
     student, teacher = (pod(settings, *user, names) for user in (("ada", 1), (TEACHER, 2)))
-    mounts = [{mount.get("subPath") for mount in spawner.volume_mounts} for spawner in (student, teacher)]
+    mounts = [{each.get("subPath") for each in one.volume_mounts.values()} for one in (student, teacher)]
 
-    assert [{"exchange", "passwd"}, {"exchange", "passwd", "course"}] == mounts
+    assert [{None, "exchange", "passwd"}, {None, "exchange", "passwd", "course"}] == mounts
     assert ("CNLAB_COURSE" in student.environment, "CNLAB_COURSE" in teacher.environment) == (False, True)
+
+
+def test_pod_keeps_what_the_chart_gives_it(settings, tmp_path):
+    """The home of a user, and for each mount its volume; all of it objects, which Kubernetes refuses else."""
+    spawner = pod(settings, "ada@uni.example", 1, tmp_path / "passwd")
+    volumes, mounts = ([*each.values()] for each in (spawner.volumes, spawner.volume_mounts))
+
+    assert {"home", "cnlab", "passwd"} == {each["name"] for each in volumes}
+    assert {each["name"] for each in mounts} == {each["name"] for each in volumes}
 
 
 def test_user_has_a_name_in_the_container(settings, tmp_path):
     """The shell of the pod's first container, run here; nbgrader asks for the name of its user id."""
     spawner = pod(settings, "ada@uni.example", 1, tmp_path / "passwd")
-    [container] = spawner.init_containers
+    [container] = spawner.init_containers.values()
     command = [word.replace("/new/", f"{tmp_path}/made-") for word in container["command"]]
     variables = {one["name"]: one["value"] for one in container["env"]}
     subprocess.run(command, check=True, env={"PATH": os.environ["PATH"], **variables})
