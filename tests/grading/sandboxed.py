@@ -84,7 +84,7 @@ def outcome_of(function: Callable[[], Any], *, limits: Limits = SMALL, **options
     with student_runs(function, limits=limits, **options) as (box, read):
         answer = read()
         events = box.events()
-        ended = wait_until(lambda: not box.processes(), timeout_s=1) if answer is None else False
+        ended = wait_until(lambda: not box.processes(), timeout_s=20) if answer is None else False
         return Outcome(answer, bool(ended), [*events, *box.events()], box.usage())
 
 

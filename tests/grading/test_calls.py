@@ -130,7 +130,7 @@ def test_leaving_the_block_ends_what_the_function_started():
         call.result()
         find_process("sleep", "7001")
 
-    wait_until(lambda: not running("sleep", "7001"), timeout_s=5, what="the daemon to end")
+    wait_until(lambda: not running("sleep", "7001"), timeout_s=20, what="the daemon to end")
 
 
 def test_process_that_is_not_there_is_a_failure():
@@ -151,8 +151,9 @@ def test_process_that_a_call_did_not_start_comes_with_what_was_printed():
     """The reason is what the child said before it died."""
     with calling(fail_in_a_child) as call:
         call.result()
+        wait_until(lambda: "FileNotFoundError" in call.output, timeout_s=20)
         with pytest.raises(AssertionError) as caught:
-            call.find_process("sleep", "7003", timeout_s=1)
+            call.find_process("sleep", "7003", timeout_s=0)
 
     assert "expected a process that runs `sleep 7003`, got none" in str(caught.value)
     assert "got FileNotFoundError" in str(caught.value)

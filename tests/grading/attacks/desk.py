@@ -31,7 +31,7 @@ c.Execute.timeout = 1  # for comparisons with nbgrader
 c.Sandbox.limits = {limits!r}
 """
 LIMITS: dict[str, float] = {  # honest work takes a hundredth of the times
-    "cell_s": 2.0, "notebook_s": 15.0, "cpu_s": 6.0, "memory_bytes": 320 << 20, "tmp_bytes": 32 << 20,
+    "cell_s": 1.5, "notebook_s": 12.0, "cpu_s": 6.0, "memory_bytes": 320 << 20, "tmp_bytes": 32 << 20,
     "pids": 64,
 }  # fmt: skip
 HONEST = (

@@ -144,7 +144,7 @@ def test_worker_killed_half_way_loses_nothing(two_workers: Cluster, tmp_path: Pa
 
     assert sorted(result.key for result in results) == sorted(job.key for job in jobs(8))
     assert [result.error for result in results] == [""] * 8
-    wait_until(lambda: len(two_workers.workers()) < len(before), timeout_s=10)
+    wait_until(lambda: len(two_workers.workers()) < len(before), timeout_s=60)
 
 
 def test_job_whose_process_died_is_run_again_and_says_so(two_workers: Cluster, tmp_path: Path) -> None:
