@@ -63,11 +63,19 @@ def reserve(*, chance: random.Random | None = None) -> Iterator[LoopbackNetwork]
 
 
 def is_free(address: str, port: int) -> bool:
-    """Say whether a program could listen there now."""
+    """Say whether a program could listen there now.
+
+    Raises:
+        PermissionError: we never could.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
+        except PermissionError as error:
+            raise PermissionError(
+                error.errno, f"bind({address}:{port}): a port below 1024 is root's"
+            ) from None
         except OSError:
             return False
     return True

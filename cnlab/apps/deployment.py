@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from urllib.parse import urlencode
 from cnlab.apps.addresses import EVERYWHERE, LoopbackNetwork, reserve
 from cnlab.apps.application import Application, Client, Instance, Program
 from cnlab.apps.launcher import Launcher, ProcessLauncher, Running
-from cnlab.errors import CnlabError
+from cnlab.errors import CnlabError, InvalidValue
 
 _FIRST_HOST = 10
 _TIMEOUT_S = 60.0
@@ -149,12 +150,11 @@ class Deployment:
         self, service: str, *, rate: float = 1.0, status: int = 503, retry_after: int | None = None
     ) -> None:
         """Let a share of a service's answers fail; with status 0 it closes the connection instead."""
-        more = {} if retry_after is None else {"retry_after": retry_after}
-        self.tell(service, "/_fail?" + urlencode({"rate": rate, "status": status, **more}))
+        self.tell(service, failing(rate=rate, status=status, retry_after=retry_after))
 
     def slow(self, service: str, *, seconds: float) -> None:
         """Let a service think so long before each answer."""
-        self.tell(service, "/_slow?" + urlencode({"seconds": seconds}))
+        self.tell(service, thinking(seconds=seconds))
 
     def tell(self, service: str, path: str) -> None:
         """Turn a knob of all instances of a service: ``/_forget`` makes it pass no header on."""
@@ -228,6 +228,31 @@ def place(application: Application, network: LoopbackNetwork) -> dict[Instance, 
         instance: f"{network.address(host)}:{instance.service.port}"
         for host, instance in enumerate(application.instances(), start=_FIRST_HOST)
     }
+
+
+def failing(*, rate: float, status: int, retry_after: int | None = None) -> str:
+    """Return the knob by which a share of an app's answers fails.
+
+    Raises:
+        InvalidValue: there is no such share, or no such status.
+    """
+    if not isinstance(rate, int | float) or not 0 <= rate <= 1:
+        raise InvalidValue(f"fail: rate {rate!r} is not from 0 to 1")
+    if not isinstance(status, int) or not (status == 0 or 200 <= status <= 599):
+        raise InvalidValue(f"fail: status {status!r} is neither 0 nor one from 200 to 599")
+    more = {} if retry_after is None else {"retry_after": retry_after}
+    return "/_fail?" + urlencode({"rate": rate, "status": status, **more})
+
+
+def thinking(*, seconds: float) -> str:
+    """Return the knob by which an app thinks so long before each answer.
+
+    Raises:
+        InvalidValue: that is no length of time.
+    """
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise InvalidValue(f"slow: {seconds!r} seconds; 0 or more")
+    return "/_slow?" + urlencode({"seconds": seconds})
 
 
 def count(running: Running) -> dict[str, Any]:

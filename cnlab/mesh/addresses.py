@@ -9,6 +9,7 @@ See: `cnlab.apps.addresses`; "Ports used by Istio" in Istio's application requir
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,9 +17,14 @@ from typing import Protocol
 
 from cnlab.apps import addresses
 from cnlab.apps.launcher import Launcher
+from cnlab.errors import InvalidValue
 from cnlab.mesh.errors import MeshError, PortTaken
 
 _FIRST_INSTANCE, _LAST_INSTANCE = 10, 254
+
+
+_TOGETHER = (*itertools.combinations(("app", "outbound", "inbound", "metrics"), 2), ("gateway", "metrics"))
+"""What listens at the same address: that of an instance, and that of the gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,16 @@ class Ports:
     inbound: int = 15006
     monitoring: int = 15014
     metrics: int = 15090
+
+    def __post_init__(self) -> None:
+        for word, port in self.as_dict().items():
+            if not isinstance(port, int) or not 1 <= port <= 65535:
+                raise InvalidValue(f"Ports({word}={port!r}): a port is a number from 1 to 65535")
+        for word, other in _TOGETHER:
+            if getattr(self, word) == getattr(self, other):
+                raise InvalidValue(
+                    f"Ports: {word} and {other} are both {getattr(self, word)}, at one address"
+                )
 
     def as_dict(self) -> dict[str, int]:
         """Return the numbers by name."""

@@ -19,9 +19,13 @@ from cnlab.errors import InvalidValue
 from cnlab.mesh.words import (
     check_duration,
     check_fault,
+    check_mapping,
     check_match,
+    check_number,
     check_percent,
+    check_retries,
     check_service,
+    check_text,
     check_words,
 )
 
@@ -171,6 +175,10 @@ class Configuration:
         given = {word: value for word, value in words.items() if value is not None}
         if "connect_timeout" in given:
             check_duration(f"cluster({service})", "connect_timeout", given["connect_timeout"])
+        breakers = given.get("circuit_breakers", {})
+        check_mapping(f"cluster({service}), circuit_breakers", breakers)
+        check_mapping(f"cluster({service}), retry_budget", breakers.get("retry_budget") or {})
+        check_mapping(f"cluster({service}), outlier_detection", given.get("outlier_detection", {}))
         if given.get("tls", "disable") not in ("istio_mutual", "disable"):
             raise InvalidValue(f"cluster({service}): tls {given['tls']!r}: istio_mutual or disable")
         return self._with(service, cluster={**settings.cluster, **given})
@@ -199,6 +207,9 @@ class Configuration:
         settings = self._known(service)
         if rego is None and rbac is None:
             raise InvalidValue(f"policy({service}): neither rego nor rbac is given")
+        check_text(f"policy({service}), rego", rego or "")
+        for manifest in rbac or ():
+            check_mapping(f"policy({service}), rbac", manifest)
         manifests = settings.rbac if rbac is None else tuple(rbac)
         return self._with(service, rego=settings.rego if rego is None else rego, rbac=manifests)
 
@@ -212,10 +223,9 @@ class Configuration:
     ) -> Configuration:
         """Let `service` receive so many requests in a period; `local`: each instance, in its sidecar."""
         self._known(service)
-        if requests < 1 or per not in PERIODS:
-            raise InvalidValue(
-                f"rate_limit({service}): {requests} per {per!r}: 1 or more per {', '.join(PERIODS)}"
-            )
+        check_number(f"rate_limit({service}), requests", requests, least=1)
+        if per not in PERIODS:
+            raise InvalidValue(f"rate_limit({service}): per {per!r}; the periods are {', '.join(PERIODS)}")
         limit: Json = {"requests": requests, "per": per}
         if local:
             return self._with(service, local_rate_limit=limit)
@@ -231,6 +241,7 @@ class Configuration:
         if host in self.services:
             raise InvalidValue(f"external({host}): a service of the mesh has this name")
         for endpoint in endpoints:
+            check_text(f"external({host})", endpoint)
             if not re.fullmatch(r"[^:\s]+:\d{1,5}", endpoint):
                 raise InvalidValue(f"external({host}): {endpoint!r} is no address:port")
         if not endpoints:
@@ -239,12 +250,14 @@ class Configuration:
 
     def unexternal(self, host: str) -> Configuration:
         """Forget a host."""
+        check_service(host, self.external, kind="host outside")
         return replace(self, external={name: ends for name, ends in self.external.items() if name != host})
 
     def with_ingress(self, rules: list[Json], hosts: tuple[str, ...] = ("*",)) -> Configuration:
         """Say what the gateway leads where; each rule is the words of `route` and ``service``."""
         made = []
         for rule in rules:
+            check_mapping("ingress", rule)
             words = {**rule}
             service = words.pop("service", self.entry)
             self._known(service)
@@ -273,6 +286,7 @@ class Configuration:
         if "to" in given and "weights" in given:
             raise InvalidValue(f"route({service}): give either to or weights")
         if "to" in given:
+            check_text(f"route({service}), to", given["to"])
             given["weights"] = {given.pop("to"): 100}
         target = given.get("to_service", old.to_service) or service
         self._known(target)
@@ -282,6 +296,8 @@ class Configuration:
             given["weights"] = {}
         if "timeout" in given:
             check_duration(f"route({service})", "timeout", given["timeout"])
+        if "retries" in given:
+            check_retries(f"route({service}), retries", given["retries"])
         for word, parts in _RULE_WORDS.items():
             check_words(f"route({service}), {word}", given.get(word, {}), parts)
         if "mirror" in given:
@@ -291,10 +307,10 @@ class Configuration:
         return replace(old, **given)
 
     def _weights(self, service: str, weights: Mapping[str, int]) -> dict[str, int]:
-        for version in weights:
+        check_mapping(f"route({service}), weights", weights)
+        for version, weight in weights.items():
             self._version(service, version)
-        if any(not isinstance(weight, int) or weight < 0 for weight in weights.values()):
-            raise InvalidValue(f"route({service}): weights {dict(weights)} are not whole numbers from 0 on")
+            check_number(f"route({service}), weight of {version}", weight)
         if sum(weights.values()) != 100:
             raise InvalidValue(
                 f"route({service}): weights {dict(weights)} sum to {sum(weights.values())}, not to 100"

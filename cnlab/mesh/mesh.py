@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from cnlab import apps
 from cnlab.apps.launcher import Launcher, ProcessLauncher
@@ -29,10 +29,11 @@ from cnlab.mesh.change import View
 from cnlab.mesh.configuration import GATEWAY, Configuration
 from cnlab.mesh.control_plane.remote import RemoteControlPlane
 from cnlab.mesh.data_plane.fleet import Fleet
-from cnlab.mesh.data_plane.instance import ORDERS, Instance, Order
+from cnlab.mesh.data_plane.instance import Instance, Order, check_order
 from cnlab.mesh.data_plane.proxy import Proxy, find_envoy
 from cnlab.mesh.data_plane.scaling import Scaling
 from cnlab.mesh.desired import Desired
+from cnlab.mesh.errors import MeshError
 from cnlab.mesh.process import private_directory, proportional_bytes
 from cnlab.mesh.reports import Reports
 from cnlab.mesh.requests import Requests
@@ -77,8 +78,11 @@ class Mesh(Verbs, Requests, Reports):
     ) -> None:
         if discovery not in DISCOVERY:
             raise InvalidValue(f"unknown discovery {discovery!r}; there are {', '.join(DISCOVERY)}")
-        if start_order not in ORDERS:
-            raise InvalidValue(f"unknown start_order {start_order!r}; there are {', '.join(ORDERS)}")
+        check_order(start_order)
+        if not isinstance(application, apps.Application):
+            raise InvalidValue(f"Mesh: expected an application such as bookinfo(), got {application!r}")
+        if not certificate_ttl_s > 0:
+            raise InvalidValue(f"Mesh: certificate_ttl_s={certificate_ttl_s:g}: expected more than 0")
         self.application = application
         self.ports = ports or Ports()
         services = {service.name: service.versions for service in application.services}
@@ -87,8 +91,19 @@ class Mesh(Verbs, Requests, Reports):
         self._reports = (tracing, access_log, transparent)
         self._launcher = launcher
         self._stack = contextlib.ExitStack()
+        self._runs = False
+
+    if not TYPE_CHECKING:  # which would believe that a mesh has any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what to do where Python would name an attribute of ours."""
+            if name in ("control_plane", "_desired", "_fleet", "_surroundings"):
+                raise MeshError("the mesh does not run yet: with Mesh(…) as mesh: …")
+            raise AttributeError(f"a mesh has no {name!r}")
 
     def __enter__(self) -> Self:
+        if self._runs:
+            raise MeshError("the mesh runs already")
         find_envoy()
         with contextlib.ExitStack() as stack:
             self._prepare(stack)
@@ -96,13 +111,16 @@ class Mesh(Verbs, Requests, Reports):
             self.control_plane.start()
             self._fleet.start(instances, self._order, self._configure_first)
             self._stack = stack.pop_all()
+        self._runs = True
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._runs = False
         self._stack.close()
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         """Make what processes need, and have it unmade."""
+        self._kept_manifests = None
         directory = stack.enter_context(private_directory("cnlab-mesh-"))
         places = stack.enter_context(self._places(directory))
         self._surroundings = Surroundings(places.gateway, self.ports, *self._reports)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from cnlab import apps
 from cnlab.mesh.addresses import Ports
 from cnlab.mesh.change import Change
-from cnlab.mesh.configuration import Configuration, Json
+from cnlab.mesh.configuration import GATEWAY, Configuration, Json
 from cnlab.mesh.control_plane.remote import RemoteControlPlane
 from cnlab.mesh.desired import Desired
+from cnlab.mesh.words import check_service
 
 if TYPE_CHECKING:
     from cnlab.mesh.istio import Manifests, Plan
@@ -178,6 +179,8 @@ class Verbs:
 
     def rotate_certificates(self, service: str | None = None) -> list[str]:
         """Give all services, or one, new certificates now; return which."""
+        if service is not None:
+            check_service(service, (*self.configuration.services, GATEWAY))
         query = {"service": service} if service else {}
         renewed: list[str] = self.control_plane.ask("POST", "/rotate", cause="rotate_certificates", **query)
         return renewed
@@ -186,6 +189,8 @@ class Verbs:
 
     def external(self, host: str, endpoints: Sequence[str]) -> Change:
         """Let services reach a host outside of the mesh, at these ``address:port``."""
+        if isinstance(endpoints, str):  # one, not its letters
+            endpoints = [endpoints]
         return self._change(
             f"external({host})", self.configuration.with_external(host, tuple(endpoints)), host
         )

@@ -13,13 +13,21 @@ Json = dict[str, Any]
 _PATH_WORDS = ("prefix", "path", "safe_regex")
 _MATCH_WORDS = (*_PATH_WORDS, "method", "headers", "source")
 _HEADER_WORDS = ("exact", "prefix", "suffix", "contains", "regex", "present")
+_RETRY_ON = (
+    *("5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited"),
+    *("retriable-4xx", "refused-stream", "retriable-status-codes", "retriable-headers"),
+    *("http3-post-connect-failure", "cancelled", "deadline-exceeded", "internal", "resource-exhausted"),
+    "unavailable",
+)
+"""See: "x-envoy-retry-on" and "x-envoy-retry-grpc-on" in Envoy's documentation of its router."""
 _FAULT_WORDS = {"delay": ("fixed_delay", "percentage"), "abort": ("http_status", "percentage")}
 
 
-def check_service(service: str, services: Collection[str]) -> None:
+def check_service(service: str, services: Collection[str], *, kind: str = "service") -> None:
     """Refuse a service that is not there."""
     if service not in services:
-        raise InvalidValue(f"unknown service {service!r}; there are {', '.join(sorted(services))}")
+        known = ", ".join(sorted(services)) or "none"
+        raise InvalidValue(f"unknown {kind} {service!r}; there are {known}")
 
 
 def check_match(service: str, match: Json, services: Collection[str]) -> Json:
@@ -28,11 +36,14 @@ def check_match(service: str, match: Json, services: Collection[str]) -> Json:
     check_words(where, match, _MATCH_WORDS)
     if len(paths := [word for word in _PATH_WORDS if word in match]) > 1:
         raise InvalidValue(f"{where}: {' and '.join(paths)} exclude each other")
+    for word in ("method", "safe_regex"):
+        check_text(f"{where}, {word}", match.get(word, ""))
     for word in ("prefix", "path"):
         if word in match and not str(match[word]).startswith("/"):
             raise InvalidValue(f"{where}: {word} {match[word]!r} does not begin with /")
     if "source" in match:
         check_service(match["source"], services)
+    check_mapping(f"{where}, headers", match.get("headers", {}))
     for name, value in match.get("headers", {}).items():
         if not re.fullmatch(r"[-!#$%&'*+.^_`|~0-9A-Za-z:]+", name):
             raise InvalidValue(f"{where}: {name!r} is no name of a header")
@@ -57,8 +68,35 @@ def check_fault(service: str, fault: Json) -> Json:
     return fault
 
 
+def check_retries(where: str, retries: Json) -> None:
+    """Refuse a reason to try again that Envoy does not know: it would say nothing, and never try again."""
+    check_mapping(where, retries)
+    for reason in str(retries.get("retry_on", "")).replace(",", " ").split():
+        if reason not in _RETRY_ON:
+            raise InvalidValue(f"{where}: retry_on {reason!r}; the reasons are {', '.join(_RETRY_ON)}")
+
+
+def check_mapping(where: str, value: object) -> None:
+    """Refuse what is no dict of words and values."""
+    if not isinstance(value, Mapping):
+        raise InvalidValue(f"{where}: expected words and values, {{…: …}}, got {value!r}")
+
+
+def check_text(where: str, value: object) -> None:
+    """Refuse what is no text."""
+    if not isinstance(value, str):
+        raise InvalidValue(f"{where}: expected a text, got {value!r}")
+
+
+def check_number(where: str, value: object, *, least: int = 0) -> None:
+    """Refuse what is no whole number, or too small."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InvalidValue(f"{where}: expected a whole number, {least} or more, got {value!r}")
+
+
 def check_words(where: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
     """Refuse a word that is not among those that are known."""
+    check_mapping(where, given)
     unknown = [word for word in given if word not in known]
     if unknown:
         raise InvalidValue(f"{where}: unknown word {unknown[0]!r}; the words are {', '.join(known)}")

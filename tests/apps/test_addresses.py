@@ -60,6 +60,17 @@ def test_port_in_use_is_not_free():
         assert not is_free(*server.getsockname())
 
 
+def test_port_that_we_may_never_have_is_not_called_taken(monkeypatch):
+    """Who looks for the program that listens there looks in vain."""
+
+    def bind(self: socket.socket, address: tuple[str, int]) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    with pytest.raises(PermissionError, match=r"bind\(127\.0\.0\.1:80\): a port below 1024 is root's"):
+        is_free("127.0.0.1", 80)
+
+
 @pytest.mark.parametrize("host", [0, 255])
 def test_host_beyond_the_network_is_refused(host):
     """255 is the broadcast address, 0 the network's own."""

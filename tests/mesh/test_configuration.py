@@ -69,7 +69,7 @@ WRONG = {
     ),
     "a negative weight": (
         lambda: SHOP.route("reviews", weights={"v1": 110, "v2": -10}),
-        "route(reviews): weights {'v1': 110, 'v2': -10} are not whole numbers from 0 on",
+        "route(reviews), weight of v2: expected a whole number, 0 or more, got -10",
     ),
     "an unknown service": (
         lambda: SHOP.route("review", to="v1"),
@@ -140,7 +140,63 @@ WRONG = {
     "no policy": (lambda: SHOP.policy("reviews"), "policy(reviews): neither rego nor rbac is given"),
     "a limit of nothing": (
         lambda: SHOP.rate_limit("reviews", requests=0, per="second"),
-        "rate_limit(reviews): 0 per 'second': 1 or more per second, minute, hour, day",
+        "rate_limit(reviews), requests: expected a whole number, 1 or more, got 0",
+    ),
+    "a limit in letters": (
+        lambda: SHOP.rate_limit("reviews", requests="5", per="second"),
+        "rate_limit(reviews), requests: expected a whole number, 1 or more, got '5'",
+    ),
+    "a limit by the week": (
+        lambda: SHOP.rate_limit("reviews", requests=1, per="week"),
+        "rate_limit(reviews): per 'week'; the periods are second, minute, hour, day",
+    ),
+    "a list of weights": (
+        lambda: SHOP.route("reviews", weights=["v1"]),
+        "route(reviews), weights: expected words and values, {…: …}, got ['v1']",
+    ),
+    "a weight that is true": (
+        lambda: SHOP.route("reviews", weights={"v1": True, "v2": 99}),
+        "route(reviews), weight of v1: expected a whole number, 0 or more, got True",
+    ),
+    "a list of versions": (
+        lambda: SHOP.route("reviews", to=["v1"]),
+        "route(reviews), to: expected a text, got ['v1']",
+    ),
+    "a path in place of a match": (
+        lambda: SHOP.route("reviews", match="/x", to="v1"),
+        "route(reviews), match: expected words and values, {…: …}, got '/x'",
+    ),
+    "a method that is a number": (
+        lambda: SHOP.route("reviews", match={"method": 3}, to="v1"),
+        "route(reviews), match, method: expected a text, got 3",
+    ),
+    "a list of headers": (
+        lambda: SHOP.route("reviews", match={"headers": ["a"]}, to="v1"),
+        "route(reviews), match, headers: expected words and values, {…: …}, got ['a']",
+    ),
+    "a number of retries alone": (
+        lambda: SHOP.route("reviews", retries=3),
+        "route(reviews), retries: expected words and values, {…: …}, got 3",
+    ),
+    "a budget that is a number": (
+        lambda: SHOP.cluster("reviews", circuit_breakers={"retry_budget": 20}),
+        "cluster(reviews), retry_budget: expected words and values, {…: …}, got 20",
+    ),
+    "a policy that is a document": (
+        lambda: SHOP.policy("reviews", rego={"allow": True}),
+        "policy(reviews), rego: expected a text, got {'allow': True}",
+    ),
+    "a manifest that is a text": (
+        lambda: SHOP.policy("reviews", rbac=["kind: AuthorizationPolicy"]),
+        "policy(reviews), rbac: expected words and values, {…: …}, got 'kind: AuthorizationPolicy'",
+    ),
+    "a rule that is a text": (
+        lambda: SHOP.with_ingress(["/x"]),
+        "ingress: expected words and values, {…: …}, got '/x'",
+    ),
+    "a host outside that nobody knows": (
+        lambda: SHOP.unexternal("example.org"),
+        "unknown host outside 'example.org'; there are none",
     ),
 }
 
@@ -154,6 +210,14 @@ def test_wrong_word_is_refused_in_one_line(what):
         say()
 
     assert expected == str(caught.value)
+
+
+def test_reason_to_try_again_that_envoy_does_not_know_is_refused():
+    """Envoy would take it without a word, and never try again."""
+    with pytest.raises(
+        InvalidValue, match=r"route\(reviews\), retries: retry_on '5XX'; the reasons are 5xx, gateway"
+    ):
+        SHOP.route("reviews", retries={"num_retries": 3, "retry_on": "reset, 5XX"})
 
 
 def test_modes_and_periods_are_those_of_the_control_plane():

@@ -16,7 +16,7 @@ from cnlab.errors import InvalidValue, MissingFeature
 from cnlab.mesh import Mesh, desired
 from cnlab.mesh.addresses import Ports
 from cnlab.mesh.data_plane import proxy
-from cnlab.mesh.errors import ControlPlaneDown, NotAccepted, PortTaken, ProgramEnded, Rejected
+from cnlab.mesh.errors import ControlPlaneDown, MeshError, NotAccepted, PortTaken, ProgramEnded, Rejected
 
 UNCLOSED = {"match": {"safe_regex": "/(unclosed"}, "to": "v3"}
 """Envoy alone knows regular expressions, so this comes as far as a sidecar."""
@@ -115,6 +115,20 @@ def test_nobody_waits_for_a_refusal_who_does_not_ask_to(mesh):
         (lambda mesh: mesh.route("ratings", retries={"retries": 1}), 'no field named "retries"'),
         (lambda mesh: mesh.policy("ratings", "package mesh\nallow if if"), "policy 'ratings', line 2"),
         (lambda mesh: mesh.scale("reviews", "v9", 1), "reviews has no version 'v9'"),
+        (lambda mesh: mesh.scale("reviews", "v1", "2"), "expected a whole number, 0 or more, got '2'"),
+        (lambda mesh: mesh.start_instance("ratings-v1-0", "first"), "unknown start_order 'first'; there are"),
+        (
+            lambda mesh: mesh.cluster("ratings", connect_timeout="1s", health_checks=[3]),
+            "cluster 'outbound|9080||ratings'",
+        ),
+        (lambda mesh: mesh.rotate_certificates("rating"), "unknown service 'rating'; there are details, "),
+        (lambda mesh: mesh.get("productpage"), "get('productpage'): a path begins with /"),
+        (lambda mesh: mesh.fail("ratings", rate=2), "fail: rate 2 is not from 0 to 1"),
+        (
+            lambda mesh: mesh.fail("ratings", status=99),
+            "fail: status 99 is neither 0 nor one from 200 to 599",
+        ),
+        (lambda mesh: mesh.slow("ratings", seconds=-1), "slow: -1 seconds; 0 or more"),
     ],
 )
 def test_wrong_word_is_told_in_one_line_and_changes_nothing(mesh, change, expected):
@@ -144,6 +158,15 @@ def test_refused_file_is_told_like_a_refused_message():
         assert "reviews-v3" == reviews(mesh)
 
 
+def test_word_that_nobody_has_thought_of_is_told_in_one_line(mesh):
+    """Not with the page of an HTTP server."""
+    with pytest.raises(InvalidValue) as caught:
+        mesh.control_plane.ask("GET", "/acks", since=[3], cause="x")
+
+    assert str(caught.value).startswith("x: ")
+    assert "\n" not in str(caught.value)
+
+
 # A process dies
 
 
@@ -168,6 +191,9 @@ def test_sidecar_of_a_dead_app_answers_in_its_place(mesh):
     instance.app.kill()
 
     assert (503, False, True) == (ratings(mesh).status, instance.is_running, instance.sidecar.is_running)
+    with pytest.raises(ProgramEnded, match="ratings-v1-0: its app does not run"):
+        mesh.slow("ratings", seconds=1)
+    mesh.heal()
     mesh.start_instance(instance.name)
     assert 200 == ratings(mesh).status
 
@@ -253,6 +279,53 @@ def test_port_of_an_instance_that_somebody_has_taken_is_named(mesh):
     mesh.start_instance(instance.name)
 
     assert 200 == mesh.get("/details/0", to="details").status
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: Mesh("bookinfo"), "expected an application such as bookinfo(), got 'bookinfo'"),
+        (lambda: Mesh(bookinfo(), certificate_ttl_s=0), "certificate_ttl_s=0: expected more than 0"),
+        (
+            lambda: Mesh(bookinfo(), discovery="grpc"),
+            "unknown discovery 'grpc'; there are delta, sotw, files",
+        ),
+        (lambda: Ports(gateway=0), "Ports(gateway=0): a port is a number from 1 to 65535"),
+        (lambda: Ports(app=15001), "Ports: app and outbound are both 15001, at one address"),
+    ],
+)
+def test_mesh_that_makes_no_sense_is_refused_before_it_begins(make, expected):
+    """In the line in which it is described."""
+    with pytest.raises(InvalidValue) as caught:
+        make()
+
+    assert expected in str(caught.value)
+
+
+def test_mesh_that_does_not_run_says_so():
+    """Python would name an attribute that nobody has heard of."""
+    for use in (
+        lambda mesh: mesh.get("/"),
+        lambda mesh: mesh.route("details", to="v1"),
+        lambda mesh: mesh.acks,
+    ):
+        with pytest.raises(MeshError, match=r"the mesh does not run yet: with Mesh\(…\) as mesh"):
+            use(Mesh(bookinfo(2)))
+
+
+def test_mesh_that_runs_is_not_started_again(mesh):
+    """The processes of the first start would belong to nobody."""
+    with pytest.raises(MeshError, match="the mesh runs already"):
+        mesh.__enter__()
+
+
+def test_mesh_can_be_started_again_after_its_end():
+    """A cell is run twice; nothing of the first time shines through."""
+    mesh = Mesh(bookinfo(2))
+    for _ in range(2):
+        with mesh:
+            assert {} == mesh.configuration.settings
+            mesh.route("details", to="v1")
 
 
 def test_mesh_that_cannot_begin_leaves_nothing():

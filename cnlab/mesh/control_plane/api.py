@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cnlab.mesh.mixer.telemetry import Record
     from cnlab.mesh.mixer.traces import Trace
 
+_LOG = logging.getLogger(__name__)
 _LARGEST_BODY = 32 << 20
 
 
@@ -129,6 +131,9 @@ async def _say_what_is_wrong(
         return _json({"error": str(error)}, status=504)
     except (CnlabError, ValueError) as error:
         return _json({"error": str(error), "kind": type(error).__name__}, status=400)
+    except Exception as error:  # a mistake of ours, or a word that nobody has thought of
+        _LOG.exception("%s %s", request.method, request.path)
+        return _json({"error": f"{type(error).__name__}: {error}"}, status=400)
 
 
 def _plain(value: Any) -> Json:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from cnlab import apps
 from cnlab.apps.launcher import Launcher, Running
+from cnlab.errors import InvalidValue
 from cnlab.mesh.addresses import Place, check_free
 from cnlab.mesh.configuration import Workload
 from cnlab.mesh.data_plane.proxy import Proxy
@@ -97,6 +98,12 @@ class Instance:
         if self.app is not None:
             self.app.stop()
         self.sidecar.stop()
+
+
+def check_order(order: str) -> None:
+    """Refuse an order that nobody knows."""
+    if order not in ORDERS:
+        raise InvalidValue(f"unknown start_order {order!r}; there are {', '.join(ORDERS)}")
 
 
 def proxy(node: str, service: str, place: Place, settings: ControlPlaneSettings, directory: Path) -> Proxy:

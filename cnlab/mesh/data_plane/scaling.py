@@ -7,7 +7,8 @@ from typing import Protocol
 from cnlab import apps
 from cnlab.errors import InvalidValue
 from cnlab.mesh.data_plane.fleet import Fleet
-from cnlab.mesh.data_plane.instance import Instance, Order
+from cnlab.mesh.data_plane.instance import Instance, Order, check_order
+from cnlab.mesh.words import check_number
 
 
 class Send(Protocol):
@@ -28,8 +29,7 @@ class Scaling:
         if version not in service.versions:
             known = ", ".join(service.versions)
             raise InvalidValue(f"{service.name} has no version {version!r}; there are {known}")
-        if count < 0:
-            raise InvalidValue(f"scale({service.name}): {count} instances; 0 or more")
+        check_number(f"scale({service.name})", count)
         running = self._fleet.of(service.name, version)
         fresh = [self._fleet.add(service, version) for _ in range(count - len(running))]
         try:
@@ -46,6 +46,7 @@ class Scaling:
 
     def start(self, name: str, order: Order | None = None) -> None:
         """Start an instance that was stopped or has died, at the address that it had."""
+        check_order(order or self._order)
         instance = self._fleet.named(name)
         instance.stop()
         self._start([instance], order or self._order)
