@@ -4,7 +4,7 @@
 lab:  ## set up, then open JupyterLab on the welcome notebook; LAB_ARGS="--no-browser --port 8890"
 	python3 bootstrap.py && .venv/bin/cnlab lab $(LAB_ARGS)
 
-test:  ## all that CI runs, two parts at a time; TEST_ARGS="-k cgroup -x" runs one pytest
+test:  ## all that CI runs, several parts at a time; TEST_ARGS="-k cgroup -x" runs one pytest
 	python3 bootstrap.py --tests && $(MAKE) lint && .venv/bin/$(if $(TEST_ARGS),pytest $(TEST_ARGS),python tests/side_by_side.py)
 
 lint:  ## style, types, spelling

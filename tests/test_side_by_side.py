@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import side_by_side
 from side_by_side import ROOT, failures, parts
 
@@ -42,3 +43,18 @@ def test_failure_of_one_part_is_that_of_all(monkeypatch, capsys) -> None:
 
     assert 1 == side_by_side.main()
     assert "FAILED a::b - no\nall parts: 1 failed, 5 passed, 1 skipped in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("processors", "gibibytes", "expected"), [(1, 2, 2), (2, 24, 3), (8, 8, 2), (8, 16, 4), (16, 64, 16)]
+)
+def test_machine_is_kept_busy_and_its_memory_is_enough(processors, gibibytes, expected):
+    """A laptop of 8 GiB must not begin to swap, whatever its processors could do."""
+    assert side_by_side.at_a_time(processors, gibibytes << 30) == expected
+
+
+def test_reasons_for_what_was_not_tested_are_summed_up():
+    """Skipped is not passed: the end says what, and nobody reads ten reports to learn it."""
+    said = "SKIPPED [3] tests/conftest.py:52: no root: uid 7\nSKIPPED [2] tests/a.py:9: no root: uid 7\n"
+
+    assert side_by_side.not_tested(said) == {"no root: uid 7": 5}
