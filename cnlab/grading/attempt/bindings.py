@@ -1,12 +1,14 @@
-"""The names that a cell of the course's binds at its top, which are then never asked of the student.
+"""The names that a cell of the course's binds and uses: what it binds is never asked of the student.
 
-Interface: `bound_names` for a cell, `read_names` for those it uses.
+Interface: `bound_names` are there when the cell has run, `read_names` are those it uses; `needs` says whether
+it uses any that neither it nor others bind.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import builtins
+from collections.abc import Collection, Iterator
 
 EVERYTHING = "*"
 """Stands for the names of ``from module import *``."""
@@ -29,6 +31,34 @@ def read_names(source: str) -> set[str]:
     except (SyntaxError, ValueError):
         return set()
     return {node.id for node in nodes if isinstance(node.ctx, ast.Load)}
+
+
+def needs(source: str, defined: Collection[str]) -> bool:
+    """Whether a cell uses a name that is no builtin, not its own and not in `defined`, or nobody can tell."""
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError):
+        return True
+    return not read_names(source) <= {*dir(builtins), *stored_names(source), *defined}
+
+
+def stored_names(source: str) -> set[str]:
+    """Return the names that a cell binds anywhere in it, as arguments and within functions too."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError):
+        return set()
+    found = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    for node in nodes:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            found.add(node.name)
+    return found
 
 
 def _bound(node: ast.AST) -> Iterator[str]:

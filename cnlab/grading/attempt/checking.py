@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cnlab.grading.attempt import hidden
+from cnlab.grading.attempt.bindings import needs, stored_names
 from cnlab.grading.attempt.capture import Capture
 from cnlab.grading.attempt.processes import Outcome, Snapshot, StudentProcess, TesterProcess, World
 from cnlab.grading.attempt.scores import fault_of_score, lost_of
@@ -136,9 +137,9 @@ class Attempt:
 
     def _asks(self, cell: Cell) -> bool:
         """Whether a locked cell reads a name that no cell of the checks defines."""
-        unknown = hidden.unknown_names(cell.source)
-        self._defined |= hidden.defined_names(cell.source)
-        return bool(unknown - self._defined - hidden.BUILTINS - hidden.defined_names(self._job.imports))
+        asks = needs(cell.source, self._defined | stored_names(self._job.imports))
+        self._defined |= stored_names(cell.source)
+        return asks
 
     def _snapshot(self, student: StudentProcess, cell: Cell) -> Snapshot | None:
         if student.gone:

@@ -6,12 +6,9 @@ See: nbgrader's `ClearHiddenTests`, whose marks these are; a course may choose o
 from __future__ import annotations
 
 import ast
-import builtins
 from dataclasses import dataclass
 
 from cnlab.grading.job import HIDDEN_MARKS
-
-BUILTINS = frozenset(dir(builtins))
 
 
 @dataclass(frozen=True)
@@ -67,35 +64,3 @@ def _stands_alone(source: str) -> bool:
     except SyntaxError:  # or a magic: then it runs twice, which is right too
         return False
     return True
-
-
-def unknown_names(source: str) -> set[str]:
-    """Return the names that a cell may read; empty if it asks for none, all if it cannot be told."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return {"*"}
-    return {
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
-
-
-def defined_names(source: str) -> set[str]:
-    """Return the names that a cell binds, anywhere in it."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return set()
-    found = {
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            found.add(node.name)
-        elif isinstance(node, ast.arg):
-            found.add(node.arg)
-        elif isinstance(node, ast.alias):
-            found.add((node.asname or node.name).partition(".")[0])
-        elif isinstance(node, ast.ExceptHandler) and node.name:
-            found.add(node.name)
-    return found
