@@ -18,9 +18,11 @@ from __future__ import annotations
 import contextlib
 import json
 import mmap
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import weakref
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -35,6 +37,7 @@ from cnlab.mesh.process import python_environment
 _WRONG_IN_ITSELF = ("Function not found", "Recursion detected", "Multiple default rules")
 """What the evaluator finds only when it runs, though it is wrong with any input."""
 _RESERVED_BYTES = (1 << 38) + (1 << 26)  # 256 GiB for the tables of its allocator (snmalloc), and the library
+_LONGEST_LOG = 1 << 16
 _MAP_NORESERVE = 0x4000  # mmap.MAP_NORESERVE from Python 3.13 on
 
 
@@ -94,13 +97,19 @@ class _Evaluator:
 
     def __init__(self, name: str, source: str) -> None:
         self._policy = {"name": name, "source": source}
-        self._process = self._started()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        try:
+            self._process = self._started()
+        except BaseException:
+            self._log.close()
+            raise
 
     def _started(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "cnlab.mesh.mixer.rego_evaluator"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._log,
             text=True,
             env=python_environment(),
         )
@@ -108,9 +117,9 @@ class _Evaluator:
             refusal = _exchange(process, self._policy)
         except (OSError, EOFError) as error:
             _end(process)
-            raise ProgramEnded(
-                f"policy {self._policy['name']!r}", f"its evaluator has ended: {error}"
-            ) from None
+            said = os.pread(self._log.fileno(), _LONGEST_LOG, 0).decode(errors="replace")
+            name = f"policy {self._policy['name']!r}"
+            raise ProgramEnded(name, f"its evaluator has ended: {error}", said) from None
         if refusal:
             _end(process)
             raise InvalidRego(refusal)
@@ -131,6 +140,7 @@ class _Evaluator:
     def close(self) -> None:
         """End the process."""
         _end(self._process)
+        self._log.close()
 
 
 def _exchange(process: subprocess.Popen[str], question: dict[str, Any]) -> Any:

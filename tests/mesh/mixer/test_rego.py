@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from cnlab.errors import InvalidValue
+from cnlab.mesh.errors import ProgramEnded
 from cnlab.mesh.mixer import rego
 from cnlab.mesh.mixer.rego import RegoPolicy
 from cnlab.mesh.mixer.verdict import TOO_SLOW, InvalidRego, Verdict
@@ -128,6 +129,18 @@ def test_evaluator_that_was_killed_denies_once(monkeypatch):
         Verdict(False, "its evaluator has ended: code -9", is_error=True),
         Verdict(True, "allow is true"),
     ] == verdicts_of("package mesh\nallow := true", {"kill": True}, {})
+
+
+def test_evaluator_that_cannot_start_says_why(monkeypatch, tmp_path):
+    """A library that a bare system lacks, for one."""
+    (tmp_path / "regopy.py").write_text("raise ImportError('libatomic.so.1: cannot open shared object file')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    expected = (
+        r"^policy 'ratings': its evaluator has ended: code 1: ImportError: libatomic\.so\.1: cannot open"
+    )
+    with pytest.raises(ProgramEnded, match=expected):
+        RegoPolicy("ratings", "package mesh\nallow := true")
 
 
 def exchange_with_the_dead(process, question, exchange=rego._exchange):
