@@ -99,7 +99,7 @@ class Mesh(Verbs, Requests, Reports):
             """Say what to do where Python would name an attribute of ours."""
             if name in ("control_plane", "_desired", "_fleet", "_surroundings"):
                 raise MeshError("the mesh does not run yet: with Mesh(…) as mesh: …")
-            raise AttributeError(f"a mesh has no {name!r}")
+            raise AttributeError(f"a mesh has no {name!r}", name=name, obj=self)
 
     def __enter__(self) -> Self:
         if self._runs:

@@ -20,8 +20,8 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SLOW = """package mesh
 allow if {
 	input.request.path == "/ratings/slow"
-	some a in numbers.range(1, 1000)
-	some b in numbers.range(1, 1000)
+	some a in numbers.range(1, 10000)
+	some b in numbers.range(1, 10000)
 	a + b == 0
 }
 """

@@ -12,7 +12,7 @@ from cnlab.mesh.mixer import rego
 from cnlab.mesh.mixer.rego import RegoPolicy
 from cnlab.mesh.mixer.verdict import TOO_SLOW, InvalidRego, Verdict
 
-FOR_EVER = "some a in numbers.range(1, 1000)\n\tsome b in numbers.range(1, 1000)\n\ta + b == 0"
+FOR_EVER = "some a in numbers.range(1, 10000)\n\tsome b in numbers.range(1, 10000)\n\ta + b == 0"
 JASON = {"request": {"method": "GET", "headers": {"end-user": "jason"}}, "numbers": [1, 2], "zero": 0}
 
 # what `opa eval` says of data.mesh.allow, and what a mesh makes of it
