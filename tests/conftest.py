@@ -23,7 +23,9 @@ from cnlab.clock import wait_until
 # Tests marked `as_student` fork; gRPC's own fork handlers end a child while another thread is in a call.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-NEEDS = {f"needs_{name}": name for name in ("userns", "cgroup2", "uml", "root", "landlock", "ptrace")}
+NEEDS = {
+    f"needs_{name}": name for name in ("userns", "mntns", "cgroup2", "uml", "root", "landlock", "ptrace")
+}
 
 # What `browser` means, as `browser/chromium.mjs` starts it.
 CHROMIUM = os.environ.get("CNLAB_CHROMIUM", "/usr/bin/chromium")

@@ -54,6 +54,7 @@ def test_process_that_is_gone_has_no_capabilities(gone):
         of(gone)
 
 
+@pytest.mark.needs_mntns
 def test_dropped_capability_is_missed_by_the_kernel(inside):
     """Root without CAP_SYS_ADMIN may not mount."""
 
@@ -67,6 +68,7 @@ def test_dropped_capability_is_missed_by_the_kernel(inside):
     assert inside(mount_without) == "False mount(tmpfs `none` to `/tmp`): Operation not permitted\n"
 
 
+@pytest.mark.needs_mntns
 def test_bounding_set_limits_what_comes_after_execve(inside):
     """What the process holds stays until then; its programs never get it."""
 

@@ -103,6 +103,7 @@ def _mount_points() -> list[str]:
     return [mount.mount_point for mount in read_mountinfo()]
 
 
+@pytest.mark.needs_mntns
 def test_bind_mount_shows_a_directory_at_a_second_place(inside, tmp_path):
     """And is gone after the block."""
     (source := tmp_path / "source").mkdir()
@@ -118,6 +119,7 @@ def test_bind_mount_shows_a_directory_at_a_second_place(inside, tmp_path):
     assert inside(look) == "seen twice\n"
 
 
+@pytest.mark.needs_mntns
 def test_readonly_bind_mount_refuses_writes(inside, tmp_path):
     """The flag is ignored by the mount call that binds; the result must not be writable by mistake."""
     (target := tmp_path / "target").mkdir()
@@ -132,6 +134,7 @@ def test_readonly_bind_mount_refuses_writes(inside, tmp_path):
     assert inside(write) == "EROFS\n"
 
 
+@pytest.mark.needs_mntns
 def test_mount_is_undone_after_an_error(inside, tmp_path):
     """The block may end in any way."""
 
@@ -145,6 +148,7 @@ def test_mount_is_undone_after_an_error(inside, tmp_path):
     inside(fail)
 
 
+@pytest.mark.needs_mntns
 def test_mount_is_undone_while_somebody_is_in_it(inside, tmp_path):
     """EBUSY would leave it behind; it is detached at once and freed by the last who leaves."""
 
@@ -156,6 +160,7 @@ def test_mount_is_undone_while_somebody_is_in_it(inside, tmp_path):
     inside(stay)
 
 
+@pytest.mark.needs_mntns
 def test_tmpfs_holds_no_more_than_its_size(inside, tmp_path):
     """A full disk, made to measure."""
 
@@ -169,6 +174,7 @@ def test_tmpfs_holds_no_more_than_its_size(inside, tmp_path):
     assert inside(fill) == "ENOSPC\n"
 
 
+@pytest.mark.needs_mntns
 def test_proc_shows_the_pid_namespace_of_who_mounts_it(inside, tmp_path):
     """Mounted beside the old one, both can be compared."""
 
@@ -179,6 +185,7 @@ def test_proc_shows_the_pid_namespace_of_who_mounts_it(inside, tmp_path):
     assert inside(look, new=("mnt", "pid")) == "['1']\n"
 
 
+@pytest.mark.needs_mntns
 def test_overlay_writes_to_its_upper_directory_only(inside, tmp_path):
     """The lower ones are the image, and many containers share them."""
 
@@ -196,6 +203,7 @@ def test_overlay_writes_to_its_upper_directory_only(inside, tmp_path):
     assert inside(write) == "from below\n['old'] ['new'] []\n"
 
 
+@pytest.mark.needs_mntns
 def test_overlay_without_an_upper_directory_is_readonly(inside, tmp_path):
     """The first of the lower directories is the topmost."""
 
@@ -216,6 +224,7 @@ def test_overlay_without_an_upper_directory_is_readonly(inside, tmp_path):
     assert inside(look) == "top\nEROFS\n"
 
 
+@pytest.mark.needs_mntns
 def test_pivot_root_leaves_nothing_of_the_old_root(inside, tmp_path):
     """Also not for the escape that gets out of a chroot: chroot again, keep a directory open, climb."""
 
@@ -234,6 +243,7 @@ def test_pivot_root_leaves_nothing_of_the_old_root(inside, tmp_path):
     assert inside(pivot_and_climb) == "['only'] /\n['only']\n"
 
 
+@pytest.mark.needs_mntns
 def test_pivot_root_takes_a_directory_that_is_no_mount_point(inside, tmp_path):
     """pivot_root(2) wants a mount point; the dance makes it one."""
     (tmp_path / "file").write_text("")
@@ -245,6 +255,7 @@ def test_pivot_root_takes_a_directory_that_is_no_mount_point(inside, tmp_path):
     assert inside(pivot) == "['file']\n"
 
 
+@pytest.mark.needs_mntns
 def test_chroot_alone_is_no_jail(inside, tmp_path):
     """The misconception that pivot_root is the answer to."""
     (tmp_path / "inner").mkdir()
@@ -261,6 +272,7 @@ def test_chroot_alone_is_no_jail(inside, tmp_path):
     assert inside(escape) == "True\n"
 
 
+@pytest.mark.needs_mntns
 def test_private_mounts_are_marked_in_no_way(inside, tmp_path):
     """Private is the absence of tags in mountinfo."""
 

@@ -30,6 +30,7 @@ from .conftest import OWN
 HERE = tuple(kind for kind in KINDS if os.path.lexists(f"/proc/self/ns/{kind}"))
 
 
+@pytest.mark.needs_mntns
 @pytest.mark.parametrize("kind", HERE)
 def test_child_is_born_in_a_new_namespace_of_the_kind_asked_for_and_no_other(kind):
     """Each kind is a choice of its own; a container is nothing but several of them."""
@@ -39,6 +40,7 @@ def test_child_is_born_in_a_new_namespace_of_the_kind_asked_for_and_no_other(kin
     assert changed == {*OWN, kind}
 
 
+@pytest.mark.needs_mntns
 def test_child_is_born_in_all_kinds_at_once():
     """That is what `docker run` asks for."""
     with spawn(["sleep", "60"], new=HERE) as child:
@@ -86,6 +88,7 @@ def test_refusal_tells_an_unprivileged_user_about_user_namespaces(inside):
     assert "add 'user' to new" in said
 
 
+@pytest.mark.needs_mntns
 def test_host_name_is_the_childs_own():
     """Ours is compared before and after by the fixture of this directory."""
     completed = run(["uname", "-n"], new=(*OWN, "uts"), hostname="box")
@@ -93,6 +96,7 @@ def test_host_name_is_the_childs_own():
     assert completed.stdout == "box\n"
 
 
+@pytest.mark.needs_mntns
 def test_run_returns_what_the_command_said_and_its_code():
     """As `subprocess.run` does."""
     completed = run(["sh", "-c", "echo out; echo err >&2; exit 3"], new=(*OWN, "net"))
@@ -100,6 +104,7 @@ def test_run_returns_what_the_command_said_and_its_code():
     assert (completed.stdout, completed.stderr, completed.returncode) == ("out\n", "err\n", 3)
 
 
+@pytest.mark.needs_mntns
 def test_network_namespace_begins_with_a_loopback_that_is_down():
     """Nothing of the host's network is seen."""
     lines = run(["cat", "/proc/net/dev"], new=(*OWN, "net")).stdout.splitlines()
@@ -107,6 +112,7 @@ def test_network_namespace_begins_with_a_loopback_that_is_down():
     assert [line.split(":")[0].strip() for line in lines[2:]] == ["lo"]
 
 
+@pytest.mark.needs_mntns
 def test_mounts_inside_are_not_seen_outside(tmp_path):
     """A new mount namespace is a copy, and the copy is private."""
     run(["mount", "-t", "tmpfs", "none", str(tmp_path)], new=(*OWN, "mnt"), check=True)
@@ -117,6 +123,7 @@ def test_mounts_inside_are_not_seen_outside(tmp_path):
 # Process 1 of a pid namespace: pid_namespaces(7), "The namespace init process".
 
 
+@pytest.mark.needs_mntns
 def test_program_is_process_one_itself():
     """With a shell or a supervisor in between, signals and exit codes would be theirs."""
     with spawn(["sleep", "60"], new=(*OWN, "pid")) as child:
@@ -127,6 +134,7 @@ def test_program_is_process_one_itself():
     assert process.cmdline == ("sleep", "60")
 
 
+@pytest.mark.needs_mntns
 def test_proc_shows_the_old_namespace_until_it_is_mounted_again():
     """`ps` reads /proc, and /proc belongs to the namespace of whoever mounted it."""
     count = ["sh", "-c", "ls -d /proc/[0-9]* | wc -l"]
@@ -137,6 +145,7 @@ def test_proc_shows_the_old_namespace_until_it_is_mounted_again():
     assert after <= 3 < before
 
 
+@pytest.mark.needs_mntns
 def test_process_one_without_a_handler_ignores_sigterm():
     """The kernel protects it from signals that it has not asked for, even from outside."""
     with spawn(["sleep", "60"], new=(*OWN, "pid")) as child:
@@ -146,6 +155,7 @@ def test_process_one_without_a_handler_ignores_sigterm():
         assert child.wait(timeout_s=60) == -signal.SIGKILL, "expected SIGTERM, sent first, to do nothing"
 
 
+@pytest.mark.needs_mntns
 def test_process_one_with_a_handler_gets_sigterm():
     """This is why images need an init or an exec form."""
     program = ["sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done"]
@@ -157,11 +167,13 @@ def test_process_one_with_a_handler_gets_sigterm():
         assert child.wait(timeout_s=60) == 7
 
 
+@pytest.mark.needs_mntns
 def test_process_one_cannot_be_killed_from_inside():
     """Not even by SIGKILL: its death would be the end of the namespace."""
     assert run(["sh", "-c", "kill -9 $$; echo alive"], new=(*OWN, "pid")).stdout == "alive\n"
 
 
+@pytest.mark.needs_mntns
 def test_end_of_process_one_is_the_end_of_all(inside):
     """Also of those that left its process group: the kernel kills by namespace, not by group."""
     program = ["sh", "-c", "setsid sleep 60 & echo begun; wait"]
@@ -178,6 +190,7 @@ def test_end_of_process_one_is_the_end_of_all(inside):
     assert namespace not in members(processes())
 
 
+@pytest.mark.needs_mntns
 def test_orphans_are_adopted_by_process_one(inside):
     """And stay zombies until it reaps them."""
 
@@ -199,6 +212,7 @@ def test_orphans_are_adopted_by_process_one(inside):
         assert child.stdout.read() == "1\n", child.stderr.read() if child.stderr else ""
 
 
+@pytest.mark.needs_mntns
 def test_zombies_do_not_outlive_their_namespace(inside):
     """When process 1 ends the kernel reaps what it has not."""
     program = ["sh", "-c", "sleep 0.01 & exec sleep 60"]
@@ -213,6 +227,7 @@ def test_zombies_do_not_outlive_their_namespace(inside):
     assert namespace not in members(processes())
 
 
+@pytest.mark.needs_mntns
 def test_unshare_of_a_pid_namespace_does_not_move_the_caller(inside):
     """Its first child is process 1, and when that has ended the namespace takes no other."""
 
@@ -289,6 +304,7 @@ def test_map_that_the_kernel_refuses_leaves_no_process():
 # Entering.
 
 
+@pytest.mark.needs_mntns
 def test_command_runs_in_the_namespaces_of_a_running_process():
     """As `docker exec` does; by default in all in which it differs from us."""
     new = (*OWN, "uts", "pid", "ipc")
@@ -301,6 +317,7 @@ def test_command_runs_in_the_namespaces_of_a_running_process():
         assert int(pid) > 1, "expected a number in the child's pid namespace, beside its process 1"
 
 
+@pytest.mark.needs_mntns
 def test_only_the_kinds_asked_for_are_entered():
     """Debugging often wants one namespace of the target and all else of our own."""
     with spawn(["sleep", "60"], new=(*OWN, "uts", "ipc"), hostname="box") as child:
@@ -311,6 +328,7 @@ def test_only_the_kinds_asked_for_are_entered():
     assert completed.stdout == f"box\n{namespaces_of()['ipc']}\n"
 
 
+@pytest.mark.needs_mntns
 def test_nsenter_sees_what_we_see():
     """util-linux decides."""
     with spawn(["sleep", "60"], new=(*OWN, "uts", "net"), hostname="box") as child:
@@ -326,6 +344,7 @@ def test_nsenter_sees_what_we_see():
         assert run_in(child, program).stdout == theirs.stdout
 
 
+@pytest.mark.needs_userns
 def test_enterer_of_a_user_namespace_is_its_root():
     """Without the change of id it would be nobody there, with all capabilities."""
     with spawn(["sleep", "60"], new=("user",)) as child:
@@ -338,6 +357,7 @@ def test_namespaces_that_are_shared_are_not_entered_again():
         assert run_in(child, ["echo", "fine"], kinds=KINDS).stdout == "fine\n"
 
 
+@pytest.mark.needs_mntns
 @pytest.mark.parametrize("new", [(), ("pid",)])
 def test_death_by_signal_is_told_also_from_inside(new):
     """In a pid namespace somebody stands in between, and passes it on."""
@@ -345,6 +365,7 @@ def test_death_by_signal_is_told_also_from_inside(new):
         assert run_in(child, ["sh", "-c", "kill -9 $$"]).returncode == -9
 
 
+@pytest.mark.needs_mntns
 def test_pid_namespace_is_entered_from_a_program_with_threads():
     """Numpy makes some that the hooks of fork(3) wait for, in a child where they do not exist."""
     code = (
@@ -385,6 +406,7 @@ def test_root_of_a_namespace_is_taken_beside_threads_that_come_and_go():
     assert (completed.stdout, completed.stderr) == ("0\n", "")
 
 
+@pytest.mark.needs_mntns
 def test_program_that_does_not_exist_inside_is_an_error_here():
     """The same error as outside, from two forks away."""
     with (
@@ -409,6 +431,7 @@ def test_unknown_kind_cannot_be_entered():
 # Time.
 
 
+@pytest.mark.needs_mntns
 @pytest.mark.skipif("time" not in HERE, reason="timens: this kernel is built without time namespaces")
 def test_time_offsets_move_the_clocks_of_children(inside):
     """A container restored on another machine must not see its clock go backwards."""
@@ -454,6 +477,7 @@ def _process(pid: int, net: Namespace) -> Process:
     )
 
 
+@pytest.mark.needs_mntns
 def test_child_is_seen_on_the_live_map():
     """A namespace is nowhere listed; it is found by looking at all processes."""
     with spawn(["sleep", "60"], new=(*OWN, "ipc")) as child:
@@ -462,6 +486,7 @@ def test_child_is_seen_on_the_live_map():
     assert [process.pid for process in mapped] == [child.pid]
 
 
+@pytest.mark.needs_mntns
 def test_probe_of_the_host_agrees_with_what_can_be_made():
     """`host.require` must not promise what `spawn` cannot keep, nor the other way round."""
     for kind in HERE:

@@ -48,6 +48,7 @@ def test_own_namespaces_are_those_behind_proc_self():
     assert str(namespaces_of()["uts"]) == os.readlink("/proc/self/ns/uts")
 
 
+@pytest.mark.needs_mntns
 def test_lsns_sees_the_same_namespaces_of_a_child():
     """util-linux decides."""
     with spawn(["sleep", "60"], new=(*OWN, "uts", "ipc", "pid")) as child:
@@ -68,6 +69,7 @@ def test_process_that_is_gone_has_no_namespaces(gone):
         namespaces_of(gone)
 
 
+@pytest.mark.needs_mntns
 def test_zombie_has_let_go_of_its_namespaces(inside):
     """What is left of it is a number and an exit code, and to whom they belong."""
 

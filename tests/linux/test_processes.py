@@ -51,6 +51,7 @@ def test_ps_sees_the_same_process():
     assert ours.state == state[0]
 
 
+@pytest.mark.needs_mntns
 def test_process_has_a_number_in_each_pid_namespace_it_is_seen_from():
     """NSpid: ours first, its own last."""
     with spawn(["sleep", "60"], new=(*OWN, "pid")) as child:

@@ -299,6 +299,7 @@ def test_unknown_word_is_answered_with_the_known_ones(ip, attempt):
         attempt(ip)
 
 
+@pytest.mark.needs_userns
 def test_network_of_ones_own_is_wired_in_a_user_namespace(inside):
     """In a user namespace; nothing of the host's is touched."""
 

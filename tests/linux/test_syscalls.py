@@ -96,6 +96,7 @@ def test_pidfd_of_a_process_that_is_gone_is_refused():
         syscalls.pidfd_open(pid)
 
 
+@pytest.mark.needs_mntns
 def test_host_name_is_set_in_a_namespace_of_its_own(inside):
     """The name belongs to the UTS namespace, not to the machine."""
 
@@ -106,6 +107,7 @@ def test_host_name_is_set_in_a_namespace_of_its_own(inside):
     assert inside(rename, new=("uts",)) == "box\n"
 
 
+@pytest.mark.needs_mntns
 def test_no_new_privs_is_for_good(inside):
     """Once given up it shows in /proc and stays."""
 
@@ -116,6 +118,7 @@ def test_no_new_privs_is_for_good(inside):
     assert inside(give_up, new=()) == "1\n"
 
 
+@pytest.mark.needs_mntns
 def test_capabilities_are_written_as_they_were_read(inside):
     """The kernel's struct has two halves of 32 bits; none may get lost on the way."""
 
