@@ -13,7 +13,7 @@ from cnlab.mesh.control_plane.remote import RemoteControlPlane
 from cnlab.mesh.data_plane.readers import Readers
 from cnlab.mesh.errors import MeshError, NotAccepted, Rejected
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 20.0
 
 
 class Desired:

@@ -24,8 +24,8 @@ from cnlab.mesh.settings import ControlPlaneSettings
 from cnlab.mesh.unix_socket import UnixConnection, check_path
 
 _START_TIMEOUT_S = 30.0
-_ANSWER_TIMEOUT_S = 30.0
-_RETURN_TIMEOUT_S = 10.0
+_ANSWER_TIMEOUT_S = 60.0  # longer than a change and its way back wait for proxies
+_RETURN_TIMEOUT_S = 30.0
 
 
 class RemoteControlPlane:

@@ -4,7 +4,7 @@
 
 One gRPC server carries Pilot's discovery (ADS), Auth's secrets (SDS, on the same stream) and Mixer's
 services: policy checks, rate limits, access logs, traces. An HTTP server beside it takes the configuration
-(``PUT /config``) and answers questions; see `monitoring`. Both listen on UNIX sockets in the mesh's private
+(``PUT /config``) and answers questions; see `api`. Both listen on UNIX sockets in the mesh's private
 directory: who may fetch a key is decided by who may open a file, as between Istio's agent and its Envoy.
 
 What it is told it keeps in memory only: who wants something (the mesh in the notebook, as the Kubernetes API
@@ -216,14 +216,14 @@ class ControlPlane:
 
 async def serve(settings: ControlPlaneSettings, registry: Registry | None = None) -> None:
     """Serve until the process, or the task, is ended."""
-    from cnlab.mesh.control_plane import api as monitoring
+    from cnlab.mesh.control_plane import api
 
     plane = ControlPlane(settings, registry)
     server = grpc.aio.server()
     plane.add_to(server)
     server.add_insecure_port(f"unix:{settings.xds_socket}")
     await server.start()
-    runners = await monitoring.start(plane, settings)
+    runners = await api.start(plane, settings)
     duties = [asyncio.create_task(one) for one in (plane.renew_certificates(), plane.follow_registry())]
     try:
         await server.wait_for_termination()

@@ -22,6 +22,7 @@ from cnlab.mesh.errors import ProgramEnded
 from cnlab.mesh.settings import ControlPlaneSettings
 
 _QUIET_S, _QUIET_TIMEOUT_S = 0.2, 5.0
+_WARM_TIMEOUT_S = 20.0
 
 
 class Fleet:
@@ -120,7 +121,7 @@ class Fleet:
         for instance in self.instances:
             if instance.sidecar.is_running:
                 with contextlib.suppress(ProgramEnded, TimeoutError):
-                    wait_until(partial(_is_warm, instance.sidecar), timeout_s=_QUIET_TIMEOUT_S)
+                    wait_until(partial(_is_warm, instance.sidecar), timeout_s=_WARM_TIMEOUT_S)
 
     def _start_apps(self, instances: list[Instance]) -> None:
         for instance in instances:
