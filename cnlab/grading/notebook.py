@@ -9,6 +9,12 @@ they see it, `top_of_mounts` sees what a break-out would reach, `private_directo
 What enters the student's namespaces from here imports nothing there and is not dumpable: the student owns all
 files that are seen from inside, and may trace whatever has the same rights.
 
+A program that a check starts otherwise, by `subprocess` say, has the rights of the check: ip(8) and
+nsenter(1) need them. It cannot read the check's memory, nor write to where its result goes, nor lay files
+over those that checks use. But it can end or stop the check, which then fails; read and change what lies in
+a `private_directory`; do to the student's processes what it likes; and trace another program that the same
+check starts while it runs. So what a student wrote is for `bystander`, or for `calling` to start.
+
 See: setns(2), user_namespaces(7), ptrace(2), "Ptrace access mode checking".
 """
 
@@ -26,8 +32,8 @@ from cnlab.linux.nsfs import flags_for, namespaces_of
 pid: int | None = None
 """The student's process as the tester sees it, 0 while it has none; None where checks run in the notebook."""
 
-_PRIVATE = Path("/mnt")  # a directory of every Linux system that no program uses by itself
-_mounted: set[int] = set()  # the testers that have done so
+PRIVATE = Path("/usr/src")
+"""Where a tester keeps what is its own: a directory of every Linux system that no check needs otherwise."""
 
 
 def process() -> int:
@@ -102,10 +108,9 @@ def private_directory(prefix: str = "") -> "tempfile.TemporaryDirectory[str]":
     """
     if pid is None:
         return tempfile.TemporaryDirectory(prefix=prefix)
-    if os.getpid() not in _mounted:
-        syscalls.mount("tmpfs", _PRIVATE, "tmpfs", data="mode=700")  # only the tester's view has it
-        _mounted.add(os.getpid())
-    return tempfile.TemporaryDirectory(prefix=prefix, dir=_PRIVATE)
+    if not PRIVATE.is_mount():  # only the tester's view has it; in a sandbox it is there from the start
+        syscalls.mount("tmpfs", PRIVATE, "tmpfs", data="mode=700")
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=PRIVATE)
 
 
 def _beside(action: Callable[[], None]) -> None:

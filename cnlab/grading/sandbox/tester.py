@@ -4,8 +4,10 @@
                └── programs that a check starts, and that the student may have written
 
 Such a program has the tester's ids and none of its capabilities. It has numbers for nobody but the tester and
-what that has started, may trace nobody, and cannot end the tester; with whose end it ends itself. In a root
-sandbox it has all that the tester has: there `cnlab.grading.notebook.bystander` starts what is not trusted.
+what that has started, may trace nobody, and cannot end the tester; with whose end it ends itself.
+
+In a root sandbox it has the tester's rights over the student's namespaces, which ip(8) and nsenter(1) need.
+None of them reach the tester's memory, descriptors and mounts; see `cnlab.grading.notebook` for what they do.
 
 See: setns(2), pid_namespaces(7), user_namespaces(7).
 """
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cnlab.grading.limits import Limits
+from cnlab.grading.notebook import PRIVATE
 from cnlab.grading.sandbox import confinement, filesystem, messages, ownership, rooted_files, system_calls
 from cnlab.linux import cgroup_tree, syscalls
 from cnlab.linux.nsfs import flags_for
@@ -159,13 +162,27 @@ def _join_root(reference: Mapping[str, Any]) -> None:
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     _enter_groups(reference)
     shared = _open(reference["init"], ("net", "ipc", "uts", "cgroup"))
-    _enter([*_open(reference["first"], ("user", "mnt")), *shared])
+    around, files = (_open(reference["first"], (kind,)) for kind in ("user", "mnt"))
+    _enter(files)
+    _keep_mounts_as_they_are()
+    _enter([*around, *shared])
     syscalls.set_ids(0, 0, [])
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     os.chdir(rooted_files.HOME)
     confinement.set_environment_of_tester("root")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     system_calls.load("root")
+
+
+def _keep_mounts_as_they_are() -> None:
+    """Take a copy of the mounts that the machine's root owns: neither we nor what we start can change that.
+
+    A program that a check starts has all rights in the user namespace around the student's. It could lay its
+    own files over the programs and modules that later checks use.
+    """
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("tmpfs", PRIVATE, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=700")
+    ownership.delegate(PRIVATE, inside=0)
 
 
 def _enter_groups(reference: Mapping[str, Any]) -> None:

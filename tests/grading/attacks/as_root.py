@@ -8,6 +8,8 @@ from __future__ import annotations
 from grading.attacks.attack import Submission, attack
 
 LEAVES = "the student's root becomes the machine's, or reaches what is outside of it"
+REACHES = "a program that a check starts as root reaches its tester, or what that uses"
+OTHERS = ("mean", "shout", "answer")
 
 
 @attack(LEAVES)
@@ -167,3 +169,48 @@ def fake_the_kernel(by: Submission) -> None:
     """,
         after="answer",
     )
+
+
+@attack(REACHES, earns=OTHERS)
+def trace_the_tester_as_root(by: Submission) -> None:
+    """Trace the tester with all the rights that it has itself; read its memory, take its descriptors."""
+    by.write_program("""
+    for fd in range(3, 1024):
+        try: os.fstat(fd)
+        except OSError: continue
+        breach("has descriptor", fd)
+    parent = os.getppid()
+    for request in (16, 0x4206):
+        if libc.ptrace(request, parent, 0, 0) == 0: breach("traces its parent")
+    libc.syscall.restype = ctypes.c_long
+    room = ctypes.create_string_buffer(64)
+    vector = (ctypes.c_uint64 * 2)(ctypes.addressof(room), 64)
+    for name in ("process_vm_readv", "process_vm_writev"):
+        if getattr(libc, name)(parent, vector, 1, vector, 1, 0) >= 0: breach(name)
+    for mode in (os.O_RDONLY, os.O_RDWR):
+        try: os.close(os.open(f"/proc/{parent}/mem", mode)); breach("opened the memory of its parent")
+        except OSError: pass
+    for name in ("environ", "maps", "auxv"): look(f"/proc/{parent}/{name}")
+    for name in ("fd", "map_files", "root", "cwd"):
+        try: breach("sees", name, os.listdir(f"/proc/{parent}/{name}"))
+        except OSError: pass
+    pidfd = libc.syscall(434, parent, 0)
+    for number in range(64):
+        if pidfd >= 0 and libc.syscall(438, pidfd, number, 0) >= 0: breach("took descriptor", number)
+    """)
+
+
+@attack(REACHES, earns=OTHERS)
+def cover_what_checks_use(by: Submission) -> None:
+    """Lay a file system of one's own over the programs and modules that checks use, or take one away."""
+    by.write_program("""
+    python = os.path.dirname(os.__file__)
+    for target in ("/usr/bin", "/usr/lib", python, sys.prefix, "/proc", "/usr/src", "/etc", "/tmp", "/"):
+        if libc.mount(b"tmpfs", target.encode(), b"tmpfs", 0, None) == 0: breach("covered", target)
+        if libc.mount(b"/tmp", target.encode(), None, 4096, None) == 0: breach("bound over", target)
+        if libc.umount2(target.encode(), 2) == 0: breach("took away", target)
+    if libc.mount(None, b"/", None, 1 << 18 | 1 << 20, None) == 0: breach("shares its mounts")
+    fd = os.open(f"/proc/{os.getppid()}/ns", os.O_RDONLY | os.O_DIRECTORY)
+    try: breach("can enter", libc.setns(os.open("mnt", os.O_RDONLY, dir_fd=fd), 0))
+    except OSError: pass
+    """)

@@ -93,7 +93,7 @@ TASKS = {
 }
 """By grade id; the check of task `mean` is the cell ``check-mean``. The last gives parts of its points."""
 
-SMALL = ("mean", "shout", "answer")
+SMALL = ("mean", "shout", "answer", "program")
 """What is asked in the private kernel."""
 
 IMPORTS = '''\
@@ -141,7 +141,7 @@ def source_notebook(words: dict[str, str], *, kernel: str = "python3") -> Notebo
     For the private kernel it has only tasks that do without numpy, whose import takes long there.
     """
     is_small = kernel != "python3"
-    imports = IMPORTS.partition("np\n\n")[2] if is_small else IMPORTS
+    imports = IMPORTS.replace("import numpy as np\n\n", "") if is_small else IMPORTS
     cells = [
         _locked(nbformat.v4.new_markdown_cell("# Homework\n\nAnswer each question."), "heading"),
         _locked(nbformat.v4.new_code_cell(imports), "imports"),
