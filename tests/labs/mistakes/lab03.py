@@ -77,7 +77,7 @@ MISTAKES = {
         task="inside",
         changes={"if links > 40:": "if False:"},
         loses="check-inside-loop",
-        says="return within 5 s, got nothing",
+        says="return within 10 s, got nothing",
     ),
     "leaves modes and owners as they come": Mistake(
         task="apply-layer",
