@@ -83,7 +83,7 @@ class Course:
             list(command),
             cwd=ROOT / "grading",
             env={"CNLAB_COURSE": str(self.directory)},
-            timeout=500,
+            timeout=2000,
             check=False,
         )
         assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}\n{done.stderr}"
