@@ -179,14 +179,16 @@ class ProcessLauncher:
             program, note = languages.choose(instance.service.program, self._troubles)
             command, descriptors = self._command(program)
             variables = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8"}
-            log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
-            process = self._spawner.start(
-                [*self._enter, *command],
-                log=log,
-                env=variables | languages.libraries(Path(command[0])) | dict(environment),
-                cwd=Path("/"),
-                descriptors=descriptors,
-            )
+            with contextlib.ExitStack() as stack:
+                log = stack.enter_context(tempfile.TemporaryFile())
+                process = self._spawner.start(
+                    [*self._enter, *command],
+                    log=log,
+                    env=variables | languages.libraries(Path(command[0])) | dict(environment),
+                    cwd=Path("/"),
+                    descriptors=descriptors,
+                )
+                stack.pop_all()  # it is closed when the process has ended
             running = RunningProcess(instance, environment["LISTEN"], process, log, note)
             self._started.append(running)
         return running
