@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.cookiejar
 import json
@@ -21,7 +22,7 @@ from hub.running_hub import HUB, free_ports, groups_of, left_of
 
 from cnlab.clock import wait_until
 from cnlab.grading.hub.demonstration import demonstration
-from cnlab.grading.hub.spawner import delegate, group_of
+from cnlab.grading.hub.spawner import GroupSpawner, delegate, group_of
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -124,12 +125,38 @@ class TestGroupOfAUser:
         """And the group goes with those in it."""
         with group_of(f"cnlab-hub-test-{os.getpid()}", {"pids_max": "max"}) as group:
             delegate(group, student.uid)
-            paths = [group.path] if hasattr(group, "path") else list(group.paths.values())
+            paths = paths_of(group)
             student.run(["mkdir", *(f"{path}/sandbox" for path in paths)])
             made = [path / "sandbox" for path in paths if (path / "sandbox").is_dir()]
 
         assert len(paths) == len(made)
         assert not any(path.exists() for path in paths)
+
+
+class _SpawnerOfOne(GroupSpawner):
+    """A spawner whose group has a name that no user's has."""
+
+    def _group(self):
+        return group_of(f"cnlab-hub-test-{os.getpid()}", {"pids_max": 50})
+
+
+@pytest.mark.needs_root
+def test_server_that_ends_by_itself_takes_along_what_it_has_started():
+    """The hub stops only what runs: it asks, hears that the server has gone, and leaves it at that."""
+    spawner = _SpawnerOfOne()
+    group = spawner._group().__enter__()
+    server = subprocess.Popen(["setsid", "-f", "sleep", "1000"], preexec_fn=lambda: group.add(os.getpid()))
+    spawner.pid = server.pid
+    server.wait()
+    [sleeper] = wait_until(lambda: [pid for pid in group.pids() if is_sleep(pid)], timeout_s=60)
+    status = asyncio.run(spawner.poll())
+
+    assert (0, False) == (status, is_alive(sleeper))
+    assert not any(path.exists() for path in paths_of(group))
+
+
+def paths_of(group) -> list[Path]:
+    return [group.path] if hasattr(group, "path") else list(group.paths.values())
 
 
 def is_sleep(pid: int) -> bool:

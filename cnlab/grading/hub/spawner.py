@@ -47,6 +47,17 @@ class GroupSpawner(LocalProcessSpawner):  # type: ignore[misc]
                 delegate(group, pwd.getpwnam(self.user.name).pw_uid)
         return await super().start()
 
+    async def poll(self) -> int | None:
+        """Return None while the server runs; one that has ended by itself takes what it has started along.
+
+        The hub stops only what runs, and a user may end the own server, from its menu or by a signal.
+        """
+        had_server = bool(self.pid)
+        status: int | None = await super().poll()
+        if had_server and status is not None and os.geteuid() == 0:
+            await asyncio.to_thread(self._end_group)
+        return status
+
     async def stop(self, now: bool = False) -> None:
         """Stop the server, then all that the user's server has started and left."""
         await super().stop(now)
