@@ -7,7 +7,9 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cnlab.host import find_program
+import pytest
+
+pytestmark = pytest.mark.needs_programs("node")
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SCRIPT = Path(__file__).with_name("due_dates.mjs")
@@ -15,7 +17,7 @@ SCRIPT = Path(__file__).with_name("due_dates.mjs")
 
 def shown(*left: timedelta) -> list[str]:
     """What stands there when that much time is left."""
-    command = [find_program("node"), SCRIPT, NOW.isoformat(), *((NOW + one).isoformat() for one in left)]
+    command = ["node", SCRIPT, NOW.isoformat(), *((NOW + one).isoformat() for one in left)]
     env = {"PATH": os.environ["PATH"], "TZ": "UTC", "LC_ALL": "en_US.UTF-8"}
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     return done.stdout.replace("\u202f", " ").splitlines()

@@ -262,6 +262,13 @@ class TestLaunchByLti:
 
         assert (403, "") == (status, signed_in(address, browser))
 
+    def test_platform_finds_what_to_register(self, lti, certificate):
+        """At the address that the instructor's desk names; it asks nobody to sign in."""
+        _, address = lti
+        status, _, page = Browser(certificate).get(f"{address}/hub/lti13/config")
+
+        assert (200, f"{address}/hub/lti13/oauth_login") == (status, json.loads(page)["oidc_initiation_url"])
+
     def test_cookies_travel_over_tls_only(self, lti, elsewhere, certificate):
         """And the page says that browsers are to insist on TLS."""
         _, address = lti
