@@ -27,6 +27,7 @@ _TRIALS: dict[Language, tuple[list[str], str]] = {
     ),
 }
 _TRIAL_S = 20.0
+_UNPACKED = Path(sys.prefix, "apt")
 
 
 class NotCompiled(CnlabError):  # noqa: N818 - reads as the claim it makes
@@ -77,10 +78,13 @@ def choose(program: Program, troubles: dict[Language, str]) -> tuple[Program, st
 
 def libraries(program: Path) -> dict[str, str]:
     """Return the variable by which a program that was only unpacked finds its libraries."""
-    own = Path(sys.prefix, "apt")
-    if not program.is_relative_to(own):
-        return {}
-    return {"LD_LIBRARY_PATH": ":".join(str(path) for path in own.glob("usr/lib/*-linux-gnu"))}
+    return unpacked_libraries() if program.is_relative_to(_UNPACKED) else {}
+
+
+def unpacked_libraries() -> dict[str, str]:
+    """Return the variable by which programs find libraries that were only unpacked, if there are any."""
+    paths = ":".join(str(path) for path in _UNPACKED.glob("usr/lib/*-linux-gnu"))
+    return {"LD_LIBRARY_PATH": paths} if paths else {}
 
 
 def interpreter(program: Program) -> list[str]:

@@ -127,10 +127,13 @@ async def _say_what_is_wrong(
 ) -> web.StreamResponse:
     try:
         return await handler(request)
+    except web.HTTPException:  # an answer too, such as 404
+        raise
     except TimeoutError as error:
         return _json({"error": str(error)}, status=504)
     except (CnlabError, ValueError) as error:
-        return _json({"error": str(error), "kind": type(error).__name__}, status=400)
+        notes = getattr(error, "__notes__", [])
+        return _json({"error": str(error), "kind": type(error).__name__, "notes": notes}, status=400)
     except Exception as error:  # a mistake of ours, or a word that nobody has thought of
         _LOG.exception("%s %s", request.method, request.path)
         return _json({"error": f"{type(error).__name__}: {error}"}, status=400)

@@ -219,8 +219,12 @@ def _talk(
 
 def _failure(status: int, text: str, cause: str) -> Exception:
     try:
-        said = json.loads(text)["error"]
+        answer = json.loads(text)
+        said = answer["error"]
     except (ValueError, KeyError, TypeError):
-        said = f"the control plane answered {status}: {text.strip()[:300]}"
+        answer, said = {}, f"the control plane answered {status}: {' '.join(text.split())[:300]}"
     said = f"{cause}: {said}" if cause else said
-    return NotAccepted(said) if status == http.client.GATEWAY_TIMEOUT else InvalidValue(said)
+    error = NotAccepted(said) if status == http.client.GATEWAY_TIMEOUT else InvalidValue(said)
+    for note in answer.get("notes", []):
+        error.add_note(note)
+    return error

@@ -29,6 +29,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
+from cnlab.apps.languages import unpacked_libraries
 from cnlab.errors import MissingFeature
 from cnlab.mesh.errors import ProgramEnded
 from cnlab.mesh.mixer.verdict import TOO_SLOW, InvalidRego, Verdict
@@ -50,7 +51,7 @@ class RegoPolicy:
         Raises:
             InvalidRego: it does not parse, is of another package, or is wrong whatever the input.
             ProgramEnded: the evaluator did not start.
-            MissingFeature: the evaluator cannot run under the limits of this process.
+            MissingFeature: the evaluator cannot run under the limits of this process, or lacks a library.
         """
         require_address_space()
         self.name, self.source = name, source
@@ -111,13 +112,16 @@ class _Evaluator:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=python_environment(),
+            env=python_environment() | unpacked_libraries(),
         )
         try:
             refusal = _exchange(process, self._policy)
         except (OSError, EOFError) as error:
             _end(process)
             said = os.pread(self._log.fileno(), _LONGEST_LOG, 0).decode(errors="replace")
+            if "libatomic" in said:
+                reason = "its evaluator needs the library libatomic.so.1"
+                raise MissingFeature("Rego", reason, hint="apt-get install libatomic1") from None
             name = f"policy {self._policy['name']!r}"
             raise ProgramEnded(name, f"its evaluator has ended: {error}", said) from None
         if refusal:
@@ -131,7 +135,7 @@ class _Evaluator:
             if self._process.poll() is not None:
                 self._process = self._started()
             return Verdict(*_exchange(self._process, document))
-        except (OSError, EOFError, ProgramEnded) as error:
+        except (OSError, EOFError, ProgramEnded, MissingFeature) as error:
             _end(self._process)
             if self._process.returncode == -signal.SIGPROF:
                 return TOO_SLOW

@@ -11,11 +11,14 @@ import pytest
 import small_mesh
 from aiohttp.test_utils import make_mocked_request
 
+from cnlab.apps.deployment import exchange
 from cnlab.clock import wait_until
-from cnlab.errors import CnlabError, InvalidValue
+from cnlab.errors import CnlabError, InvalidValue, MissingFeature
 from cnlab.mesh import addresses
 from cnlab.mesh.addresses import Place, Ports
 from cnlab.mesh.configuration import GATEWAY, Configuration, Workload
+from cnlab.mesh.control_plane import api
+from cnlab.mesh.control_plane import remote as remote_module
 from cnlab.mesh.control_plane.api import Pages
 from cnlab.mesh.control_plane.remote import RemoteControlPlane
 from cnlab.mesh.control_plane.server import ControlPlane, serve
@@ -175,6 +178,26 @@ def test_what_is_wrong_is_said_over_http_with_its_cause(remote):
     assert str(caught.value).startswith("route(reviews): route configuration 'outbound'")
     assert '"retries"' in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_hint_of_an_error_comes_along():
+    """What to do about it is known where it was found, and needed where it is read."""
+
+    async def page(_request):
+        raise MissingFeature("Rego", "its evaluator lacks a library", hint="apt-get install it")
+
+    answer = asyncio.run(api._say_what_is_wrong(make_mocked_request("PUT", "/config"), page))
+    error = remote_module._failure(answer.status, answer.text, "policy(ratings)")
+
+    assert "policy(ratings): Rego: its evaluator lacks a library" == str(error)
+    assert ["Hint: apt-get install it"] == error.__notes__
+
+
+def test_page_that_is_not_there_is_not_found(remote):
+    """An answer of HTTP, not an error of ours."""
+    address = remote.url.removeprefix("http://")
+
+    assert 404 == exchange(address, "GET", "/status").status
 
 
 def test_body_that_is_no_configuration_is_refused(remote):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cnlab.errors import InvalidValue
+from cnlab.errors import InvalidValue, MissingFeature
 from cnlab.mesh.errors import ProgramEnded
 from cnlab.mesh.mixer import rego
 from cnlab.mesh.mixer.rego import RegoPolicy
@@ -132,15 +132,23 @@ def test_evaluator_that_was_killed_denies_once(monkeypatch):
 
 
 def test_evaluator_that_cannot_start_says_why(monkeypatch, tmp_path):
-    """A library that a bare system lacks, for one."""
-    (tmp_path / "regopy.py").write_text("raise ImportError('libatomic.so.1: cannot open shared object file')")
+    """Its last words are in the error."""
+    (tmp_path / "regopy.py").write_text("raise ImportError('no such thing')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    expected = (
-        r"^policy 'ratings': its evaluator has ended: code 1: ImportError: libatomic\.so\.1: cannot open"
-    )
+    expected = r"^policy 'ratings': its evaluator has ended: code 1: ImportError: no such thing$"
     with pytest.raises(ProgramEnded, match=expected):
         RegoPolicy("ratings", "package mesh\nallow := true")
+
+
+def test_library_that_a_bare_system_lacks_is_named(monkeypatch, tmp_path):
+    """It comes with gcc, so nobody who writes programs misses it."""
+    (tmp_path / "regopy.py").write_text("raise OSError('libatomic.so.1: cannot open shared object file')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    with pytest.raises(MissingFeature, match=r"needs the library libatomic\.so\.1") as caught:
+        RegoPolicy("ratings", "package mesh\nallow := true")
+    assert "apt-get install libatomic1" in caught.value.__notes__[0]
 
 
 def exchange_with_the_dead(process, question, exchange=rego._exchange):
