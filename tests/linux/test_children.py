@@ -259,7 +259,11 @@ def test_command_that_takes_too_long_is_killed_and_what_it_said_is_kept():
             complete(child, argv, timeout_s=0.01, check=False)
 
     assert caught.value.output == "begun\n"
-    assert not [process for process in processes() if process.cmdline == ("sleep", ours)]
+    wait_until(
+        lambda: not [process for process in processes() if process.cmdline == ("sleep", ours)],
+        timeout_s=60,
+        what="the end of what was killed with it",
+    )
 
 
 def test_function_may_fork_where_libraries_have_threads():

@@ -18,7 +18,7 @@ PUBLISHED = replace(
         Published(PortMapping(53, 5353, "udp", "192.0.2.1"), IPv4Address("10.5.0.3")),
     ),
 )
-BACKENDS = [name for name in ("nft", "iptables") if name == "iptables" or nat.backend() == "nft"]
+BACKENDS = [name for name in ("nft", "iptables") if name == "iptables" or nat.has_nftables()]
 
 pytestmark = pytest.mark.needs_root
 
