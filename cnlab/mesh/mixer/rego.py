@@ -30,7 +30,7 @@ from threading import Thread
 from typing import Any
 
 from cnlab.apps.languages import unpacked_libraries
-from cnlab.errors import MissingFeature
+from cnlab.errors import CnlabError, MissingFeature
 from cnlab.mesh.errors import ProgramEnded
 from cnlab.mesh.mixer.verdict import TOO_SLOW, InvalidRego, Verdict
 from cnlab.mesh.process import python_environment
@@ -133,9 +133,10 @@ class _Evaluator:
         """Ask for the rule ``allow``; that it takes too long, or that nobody answers, is a verdict too."""
         try:
             if self._process.poll() is not None:
+                _end(self._process)
                 self._process = self._started()
             return Verdict(*_exchange(self._process, document))
-        except (OSError, EOFError, ProgramEnded, MissingFeature) as error:
+        except (OSError, EOFError, CnlabError) as error:
             _end(self._process)
             if self._process.returncode == -signal.SIGPROF:
                 return TOO_SLOW
@@ -158,9 +159,8 @@ def _exchange(process: subprocess.Popen[str], question: dict[str, Any]) -> Any:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    with contextlib.suppress(BrokenPipeError):  # a question that it has not read
-        process.communicate()
+    with contextlib.suppress(BrokenPipeError), process:  # of a question that it has not read
+        process.kill()
 
 
 def require_address_space() -> None:

@@ -1,8 +1,11 @@
 """Rego as Open Policy Agent defines it, decided by a kept evaluator; what is not a plain yes is a no."""
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -149,6 +152,22 @@ def test_library_that_a_bare_system_lacks_is_named(monkeypatch, tmp_path):
     with pytest.raises(MissingFeature, match=r"needs the library libatomic\.so\.1") as caught:
         RegoPolicy("ratings", "package mesh\nallow := true")
     assert "apt-get install libatomic1" in caught.value.__notes__[0]
+
+
+def test_evaluator_that_ends_between_two_questions_is_started_again():
+    """Nobody need notice, and no pipe of the old one stays open."""
+    with contextlib.closing(RegoPolicy("ratings", "package mesh\nallow := true")) as policy:
+        pids = {
+            int(pid)
+            for file in Path("/proc/self/task").glob("*/children")
+            for pid in file.read_text().split()
+        }
+        for pid in pids:
+            if b"rego_evaluator" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+        assert policy.decide({}).is_allowed
 
 
 def exchange_with_the_dead(process, question, exchange=rego._exchange):
