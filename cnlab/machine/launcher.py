@@ -19,6 +19,7 @@ guard does. No file is left: the guest's memory is a file without a name.
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -262,6 +263,9 @@ def _start_uml(
         if os.getppid() != launcher_pid:  # it died before we had asked
             os._exit(1)
         os.sched_setaffinity(0, {processor})
+        # of each file that the guest has read, hostfs keeps the host's open; a shell allows 1024
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         if cage_without is not None:
             cage.enter(cage_without, needed)
         with contextlib.suppress(MissingFeature):  # an older host: the guest is tidy there, not confined

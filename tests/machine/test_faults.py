@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,25 @@ def test_kill_9_1_does_nothing_because_init_has_no_handler_for_it() -> None:
         cell = notebook.run("import os\nfor number in (9, 15, 2, 1): os.kill(1, number)\n'alive'")
 
     assert cell.text == "'alive'"
+
+
+@pytest.mark.as_student
+def test_guest_reads_more_files_than_a_shell_may_have_open() -> None:
+    """The host's file stays open for each: a long notebook found its libraries unreadable."""
+    read = """
+import itertools, pathlib, sys
+files = [*itertools.islice(pathlib.Path(sys.prefix).rglob("*.py"), 1500)]
+len([file.open("rb").read(1) for file in files])
+"""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, allowed[1]))
+    try:
+        with Notebook() as notebook:
+            cell = notebook.run(read)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+
+    assert cell.text == "1500"
 
 
 @pytest.mark.as_student
