@@ -11,7 +11,7 @@ See: pivot_root(2), mount_setattr(2), tmpfs(5).
 import functools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from cnlab.errors import InvalidValue
@@ -92,6 +92,7 @@ def check_name(name: str) -> str:
 
 def build(limits: Limits, files: Mapping[str, bytes], owner: int) -> None:
     """Make the root and enter it; `owner` is who the student is, seen from here."""
+    require_place(environment_paths())
     root = _mount_point(environment_paths())
     syscalls.mount("root", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m,nr_inodes=1k")
     os.umask(0o022)
@@ -115,6 +116,18 @@ def open_proc() -> int:
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     syscalls.umount("/proc", syscalls.MNT_DETACH)
     return proc
+
+
+def require_place(needed: Iterable[Path]) -> None:
+    """Go on if nothing that a student needs lies where a student may write.
+
+    Raises:
+        InvalidValue: something does; the message says what to move.
+    """
+    for path in needed:
+        for name in _WRITABLE:
+            if path.is_relative_to(f"/{name}"):
+                raise InvalidValue(f"{path} lies in /{name}, which a sandbox has of its own: move it")
 
 
 def _mount_point(needed: Sequence[Path]) -> Path:

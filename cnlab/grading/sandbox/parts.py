@@ -61,7 +61,8 @@ def _refusal(missing: dict[str, str]) -> MissingFeature:
     told = "; ".join(f"{name} ({reason})" for name, reason in missing.items())
     error = MissingFeature("sandbox", f"this host refuses {told}; nothing was graded")
     if hopeless := [name for name in missing if name in INDISPENSABLE]:
-        error.add_note(f"Hint: there is no sandbox without {', '.join(hopeless)}; grade on another machine")
+        names = ", ".join(hopeless)
+        error.add_note(f"Hint: there is no sandbox without {names}; mend that, or grade on another machine")
     else:
         error.add_note(
             "Hint: grade on another machine or as root, or accept a weaker sandbox with"

@@ -12,7 +12,7 @@ import pytest
 
 from cnlab.errors import InvalidValue, MissingFeature
 from cnlab.grading.limits import Limits
-from cnlab.grading.sandbox import Sandbox, parts, require_parts
+from cnlab.grading.sandbox import Sandbox, filesystem, parts, require_parts
 from cnlab.grading.sandbox import groups as control_groups
 from cnlab.grading.sandbox.group_removal import PREFIX, remove_stale
 from cnlab.linux import syscalls
@@ -51,6 +51,14 @@ def hide_control_groups():
 
 def without_groups():
     return require_parts([*GROUPS])
+
+
+def test_checkout_in_a_place_of_the_sandboxes_own_is_named():
+    """Who clones into /tmp was told that the machine is to blame: ``File exists: '/mnt/tmp'``."""
+    environment = [Path("/usr"), Path("/tmp/course/.venv/lib")]
+
+    with pytest.raises(InvalidValue, match=r"/tmp/course/\.venv/lib lies in /tmp, .* move it"):
+        filesystem.require_place(environment)
 
 
 def test_missing_part_is_named_with_the_kernels_reason():
