@@ -13,6 +13,7 @@ from cnlab.apps import Deployment, bookinfo
 from cnlab.clock import wait_until
 from cnlab.mesh.load import load
 
+pytestmark = pytest.mark.needs_programs("gcc", "node")
 PYTHON, JAVASCRIPT, C = "recommendations", "details", "shipping"
 EACH = pytest.mark.parametrize("caller", [PYTHON, JAVASCRIPT, C])
 

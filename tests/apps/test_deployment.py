@@ -50,6 +50,7 @@ def test_edges_are_requests_by_caller_and_called(mall):
     assert "search" not in {destination for _, destination in edges}
 
 
+@pytest.mark.needs_programs("gcc", "node")
 @pytest.mark.parametrize("service", ["prices", "stock", "cart"])
 @pytest.mark.parametrize("status", [503, 0])
 def test_edges_know_what_failed(mall, service, status):
@@ -63,6 +64,7 @@ def test_edges_know_what_failed(mall, service, status):
     assert errors == {16 if service != "cart" else 4}
 
 
+@pytest.mark.needs_programs("gcc", "node")
 def test_failure_is_passed_up_the_edges(mall):
     """The cart is well, and answers 503 because the prices do."""
     mall.fail("prices")

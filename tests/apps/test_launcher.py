@@ -133,6 +133,7 @@ def test_twins_answer_as_the_originals_do(mall, monkeypatch):
     assert original == twins
 
 
+@pytest.mark.needs_programs("gcc", "node")
 def test_nothing_is_noted_where_all_languages_are_here(shop):
     """The note is for the exception."""
     assert shop.notes == ()
@@ -142,6 +143,7 @@ def instance_of(source: Path, program: Program) -> Instance:
     return Instance(Service(source.stem, program))
 
 
+@pytest.mark.needs_programs("gcc")
 def test_program_that_does_not_compile_is_said_with_the_first_error(launcher, tmp_path):
     """The compiler's words, not a page of them."""
     source = tmp_path / "broken.c"

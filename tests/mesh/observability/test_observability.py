@@ -62,6 +62,7 @@ def test_every_part_of_the_mesh_is_a_target(mesh, scraped):
     assert [1.0] * 8 == [sample.value for sample in after if sample.name == "up"]
 
 
+@pytest.mark.needs_programs("gcc", "node")
 def test_services_in_three_languages_have_the_same_metrics(mesh, scraped):
     """The same program counts for all, so names, labels and buckets are the same."""
     _, after = scraped
