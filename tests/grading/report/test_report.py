@@ -209,6 +209,7 @@ def test_page_quotes_students_in_words(report: Path) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.timeout(360)
 def test_page_opens_in_a_browser_in_light_and_dark(report: Path, tmp_path: Path) -> None:
     """No request, no complaint, no broken or nameless picture, nothing wider than the window."""
     pictures = ROOT / "build" / "pictures"
@@ -218,7 +219,7 @@ def test_page_opens_in_a_browser_in_light_and_dark(report: Path, tmp_path: Path)
         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=300,
         check=True,
     )
 

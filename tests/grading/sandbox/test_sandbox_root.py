@@ -13,7 +13,7 @@ from student import Student
 
 from cnlab.grading.sandbox import rooted_files
 
-pytestmark = [pytest.mark.needs_uml, pytest.mark.needs_landlock]
+pytestmark = [pytest.mark.needs_uml, pytest.mark.needs_landlock, pytest.mark.timeout(360)]
 
 SCRIPT = Path(__file__).with_name("sandboxed_root.py")
 
@@ -24,7 +24,7 @@ def facts():
     with Student() as student:
         shutil.copy(SCRIPT, student.home)
         code = "import subprocess, sys; print(subprocess.getoutput(f'{sys.executable} sandboxed_root.py'))"
-        said = in_private_kernel(student, code, timeout_s=90)
+        said = in_private_kernel(student, code, timeout_s=300)
     assert said.startswith("{"), said
     return json.loads(said)
 
