@@ -17,6 +17,7 @@ from leftovers import control_groups
 
 from cnlab.clock import wait_until
 from cnlab.containers import bundle, runtime
+from cnlab.host import find_program
 
 APPLETS = (
     *("sh", "cat", "chmod", "echo", "env", "grep", "head", "hostname", "id", "kill", "ls", "mkdir", "mknod"),
@@ -42,7 +43,7 @@ _numbers = itertools.count()
 
 def busybox_rootfs(directory: Path) -> Path:
     """Make a root file system with one program of many names, and return its path."""
-    busybox = shutil.which("busybox")
+    busybox = find_program("busybox")
     assert busybox is not None, "the tests need busybox-static"
     for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
         (directory / name).mkdir(parents=True)

@@ -62,7 +62,7 @@ class Services:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the event loop and return its result."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=60)
 
     async def _serve(self) -> int:
         self._server = grpc.aio.server()
@@ -181,9 +181,9 @@ def ask(
 ) -> Answer:
     """Send one request on a connection of its own."""
     if tls:
-        connection: Any = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=tls)
+        connection: Any = http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=tls)
     else:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
         connection.request(method, path, headers=headers or {})
         response = connection.getresponse()
@@ -212,10 +212,10 @@ def two_sidecars(app: int, services: int) -> Iterator[tuple[Sidecar, Sidecar]]:
     )
     with (
         envoy([inbound], app=app, services=services, **runtime) as ratings,
-        socket.create_server(("127.0.0.1", 0)) as silent,
+        socket.socket() as silent,
     ):
+        silent.bind(("127.0.0.1", 0))  # nobody else can have the port now, and who asks is refused
         shut = silent.getsockname()[1]
-        silent.close()
         clusters = [
             resources.static_cluster("outbound|9080||ratings", [("127.0.0.1", ratings("inbound"))]),
             resources.static_cluster("outbound|9080|v2|details", [("127.0.0.1", shut)]),

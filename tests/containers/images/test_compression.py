@@ -125,6 +125,7 @@ def test_error_of_the_file_arrives_where_it_is_read():
 
 
 @pytest.mark.parametrize(("compression", "program"), [("gzip", "gzip"), ("zstd", "zstd")])
+@pytest.mark.needs_programs("zstd")
 def test_what_we_compress_the_real_programs_read(compression, program):
     """And they find its checksum right."""
     written = io.BytesIO()

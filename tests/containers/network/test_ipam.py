@@ -121,6 +121,7 @@ def host_local(command: str, container_id: str, directory: Path) -> dict:
     return json.loads(done.stdout or "{}")
 
 
+@pytest.mark.needs_programs("/usr/lib/cni/host-local")
 def test_reference_plugin_shares_our_leases(leases, tmp_path):
     """Each sees what the other gave, goes on where it stopped, and can take it back."""
     first = leases.allocate("ours", "eth0")

@@ -13,6 +13,8 @@ from cnlab.containers.registry import Client, Registry, pull, push
 
 from .conftest import store_index
 
+pytestmark = pytest.mark.needs_programs("skopeo")
+
 ANN = ("ann", "secret")
 LOGIN = "ann:secret"
 
