@@ -29,7 +29,7 @@ function isForeign(url) {
 async function enter(browser, name) {
   const context = await browser.newContext({ viewport: { width: 1400, height: 900 } });
   const page = await context.newPage();
-  page.setDefaultTimeout(Number(process.env.PATIENCE_MS ?? 60_000));
+  page.setDefaultTimeout(Number(process.env.PATIENCE_MS ?? 180_000));
   page.on("pageerror", (error) => complaints.push(`${name}: ${error}`));
   page.on("request", (request) => isForeign(request.url()) && complaints.push(request.url()));
   await page.goto(address);

@@ -18,7 +18,7 @@ from leftovers import control_groups
 from cnlab.clock import wait_until
 from cnlab.grading.steps.arrivals import TIMESTAMP, arrivals
 
-pytestmark = [pytest.mark.browser, pytest.mark.needs_root, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.browser, pytest.mark.needs_root, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PLAY = Path(__file__).with_name("play_course.mjs")
 DUE = "2099-11-29T23:59"

@@ -217,7 +217,7 @@ def signed_in(address: str, browser: Browser) -> str:
 
 @pytest.mark.needs_root
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 class TestLaunchByLti:
     """See: https://www.imsglobal.org/spec/security/v1p0, section 5.1.1."""
 
@@ -281,7 +281,7 @@ class TestLaunchByLti:
 
 @pytest.mark.needs_root
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 class TestSignInByOAuth:
     """See: RFC 6749, section 4.1."""
 
