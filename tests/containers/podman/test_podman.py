@@ -171,7 +171,7 @@ def test_top_and_stats_see_the_container(podman, box):
     top = podman("top", box, "args").stdout.splitlines()
     stats = json.loads(podman("stats", "--no-stream", "--format", "json", box).stdout)
 
-    assert top[1].startswith("sh -c echo started")
+    assert top[1].startswith("sh -c trap")
     assert int(stats[0]["pids"]) >= 1
 
 
