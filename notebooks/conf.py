@@ -29,7 +29,7 @@ exclude_patterns = ["**/.ipynb_checkpoints"]
 # A notebook is executed again when its code or its kernel changed.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(BUILD / "book-cache")
-nb_execution_timeout = 60
+nb_execution_timeout = 300
 nb_execution_show_tb = True
 nb_output_stderr = "warn"
 
